@@ -1,0 +1,139 @@
+"""What every recipe section is built from: strict frozen models, plain unions, locations.
+
+Unions are validated by their discriminator, so that a wrong field gives one precise error, and published as a plain
+`anyOf`, because that is what Prefect's forms can draw (a tab per member, named by its title).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from schemas.errors import EnvironmentMistake, Problem
+
+FAMILIES_GROUP = "hone.families"
+PACKAGE_SCHEME = "package://"
+
+
+class Section(BaseModel):
+    """A recipe section: frozen, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class TaskSection(Section):
+    """What a task family asks of a recipe's `task`. A family's own section derives from it.
+
+    Attributes:
+        metrics: Names the family can compute, all better when higher; the first is the default.
+    """
+
+    metrics: ClassVar[tuple[str, ...]]
+    family: str
+
+    def columns(self) -> dict[str, str]:
+        """Role → name of the source's column, for every column the family reads."""
+        raise NotImplementedError
+
+
+class PlainUnion:
+    """Annotation: publish a discriminated union as `anyOf`, and accept the bare tag for a member with defaults."""
+
+    def __init__(self, discriminator: str) -> None:
+        self.discriminator = discriminator
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._from_tag, handler(source))
+
+    def _from_tag(self, value: object) -> object:
+        return {self.discriminator: value} if isinstance(value, str) else value
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        published = handler(schema)
+        published.pop("discriminator", None)
+        if "oneOf" in published:
+            published["anyOf"] = published.pop("oneOf")
+        return published
+
+
+class FamilyUnion:
+    """Annotation: the union of the sections of all installed task families, told apart by `family`."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        sections = {name: load_family(name).section for name in family_names()}
+        return core_schema.tagged_union_schema(
+            {name: handler.generate_schema(section) for name, section in sections.items()}, discriminator="family"
+        )
+
+
+@cache
+def _family_entry_points() -> dict[str, EntryPoint]:
+    return {point.name: point for point in sorted(entry_points(group=FAMILIES_GROUP), key=lambda p: p.name)}
+
+
+def family_names() -> tuple[str, ...]:
+    """Names of all installed task families, sorted."""
+    return tuple(_family_entry_points())
+
+
+@cache
+def load_family(name: str) -> Any:
+    """The family registered under `name` by this or another package; `tasks.families.Family` says what it offers.
+
+    Raises:
+        EnvironmentMistake: The package that registered it does not import.
+    """
+    point = _family_entry_points()[name]
+    try:
+        return point.load()()
+    except (ImportError, AttributeError, TypeError) as error:
+        owner = point.dist.name if point.dist else "an installed package"
+        raise EnvironmentMistake(
+            Problem(f"entry point {FAMILIES_GROUP}", name, f"{owner} does not load: {error}", f"repair or remove {owner}")
+        ) from error
+
+
+def _resolve(value: str, info: ValidationInfo) -> str:
+    """A relative path is relative to the recipe's folder, which the loader passes as context."""
+    folder = (info.context or {}).get("folder")
+    if "://" in value or folder is None:
+        return value
+    return str((Path(folder) / Path(value).expanduser()).resolve())
+
+
+def _resolve_model(value: str, info: ValidationInfo) -> str:
+    """A base model is a path when it looks like one or exists beside the recipe; else it is a hub name."""
+    folder = (info.context or {}).get("folder")
+    looks_local = value.startswith((".", "/", "~")) or (folder is not None and (Path(folder) / value).exists())
+    return _resolve(value, info) if looks_local else value
+
+
+def _readable_scheme(value: str) -> str:
+    scheme = value.split("://", 1)[0] + "://" if "://" in value else ""
+    if scheme not in {"", PACKAGE_SCHEME}:
+        raise ValueError(f"must be a local path or {PACKAGE_SCHEME}<package>/<file>, not {scheme}")
+    return value
+
+
+def _numbers_as_text(value: object) -> object:
+    """A label written as a bare YAML number is meant as its text."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Location = Annotated[str, AfterValidator(_readable_scheme), AfterValidator(_resolve)]
+ModelLocation = Annotated[str, AfterValidator(_resolve_model)]
+Label = Annotated[str, BeforeValidator(_numbers_as_text)]

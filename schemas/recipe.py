@@ -1,0 +1,300 @@
+"""The recipe: one fine-tuning job, validated as a whole before anything runs.
+
+One section per stage, so that a stage's cache key covers the section it reads and no other.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from schemas.base import FamilyUnion, Location, ModelLocation, PlainUnion, Section, TaskSection
+
+Share = Annotated[float, Field(ge=0, le=1)]
+OpenShare = Annotated[float, Field(gt=0, lt=1)]
+PositiveInt = Annotated[int, Field(gt=0)]
+Stage = Literal["collect", "clean", "split", "tokenize", "train", "evaluate", "gate", "register"]
+STAGES: tuple[Stage, ...] = ("collect", "clean", "split", "tokenize", "train", "evaluate", "gate", "register")
+
+
+class _FileSource(Section):
+    path: Location
+    """Local path, or `package://<installed package>/<file inside it>`; relative to the recipe file."""
+    validation_path: Location | None = None
+    """Rows of the official validation split, when the source ships one as a file of its own."""
+    test_path: Location | None = None
+    """Rows of the official test split, when the source ships one as a file of its own."""
+
+
+class CsvSource(_FileSource):
+    """Rows from a CSV or TSV file with a header line; bytes that are not UTF-8 become U+FFFD."""
+
+    kind: Literal["csv"] = "csv"
+    separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    """The single character between two fields."""
+
+
+class JsonlSource(_FileSource):
+    """Rows from a file with one JSON object per line."""
+
+    kind: Literal["jsonl"] = "jsonl"
+
+
+class ParquetSource(_FileSource):
+    """Rows from a Parquet file."""
+
+    kind: Literal["parquet"] = "parquet"
+
+
+Source = Annotated[CsvSource | JsonlSource | ParquetSource, Field(discriminator="kind"), PlainUnion("kind")]
+
+
+class Collect(Section):
+    """Where the rows come from."""
+
+    source: Source
+    """The file, and how it is read."""
+    id_column: str | None = None
+    """Column that names a row for good; default: a digest of the row's text."""
+    group_column: str | None = None
+    """Rows of one group stay on one side of the split (an author, a document); default: each row alone."""
+    split_column: str | None = None
+    """Column that says train, validation or test, where the source has official splits in one file."""
+
+
+class Clean(Section):
+    """Which rows are fit to learn from. A row that is not goes to `quarantine.parquet` with its reason."""
+
+    fix_text: bool = True
+    """Repair mojibake and HTML entities, normalise Unicode to NFC, drop control characters (ftfy)."""
+    collapse_whitespace: bool = True
+    """Every run of white space becomes one space; none at the ends."""
+    min_chars: PositiveInt = 1
+    """Shortest text kept, in characters after repair."""
+    max_chars: PositiveInt = 20_000
+    """Longest text kept, in characters after repair."""
+    drop_duplicates: bool = True
+    """Of rows with the same text and label, one stays."""
+    drop_contradictions: bool = True
+    """Rows with the same text and different labels all go: nobody knows which is right."""
+    max_quarantined: Share = 0.2
+    """Share of the rows that may fall out before the run stops."""
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.min_chars > self.max_chars:
+            raise ValueError(f"min_chars ({self.min_chars}) must not exceed max_chars ({self.max_chars})")
+        return self
+
+
+class HashSplit(Section):
+    """Sides decided by a hash of the row's group or normalised text: a row never changes sides as the data grows."""
+
+    kind: Literal["hash"] = "hash"
+    validation: OpenShare = 0.1
+    """Share of the rows for validation: early stopping, best checkpoint, choices."""
+    test: OpenShare = 0.1
+    """Share of the rows for the test, touched by evaluation alone."""
+    version: PositiveInt = 1
+    """Frozen. Another number deals all rows anew and makes old and new test metrics incomparable."""
+
+    @model_validator(mode="after")
+    def _leaves_training_rows(self) -> Self:
+        if self.validation + self.test >= 0.9:
+            raise ValueError(f"validation + test is {self.validation + self.test:g}: at least 0.1 must be left to train")
+        return self
+
+
+class OfficialSplit(Section):
+    """The source's own sides, by `collect.split_column` or by `validation_path` and `test_path`."""
+
+    kind: Literal["official"] = "official"
+    validation: OpenShare = 0.1
+    """Share of the training rows taken by hash for validation, where the source has no validation split."""
+    version: PositiveInt = 1
+    """Frozen, as in a hash split."""
+
+
+Split = Annotated[HashSplit | OfficialSplit, Field(discriminator="kind"), PlainUnion("kind")]
+
+
+class Model(Section):
+    """The pretrained model to start from."""
+
+    base: ModelLocation
+    """Folder with config.json and safetensors, `package://<package>/<folder>`, or a name on the Hugging Face hub."""
+    revision: str | None = None
+    """Commit of a hub model; pin it, so that the same recipe means the same model."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Only for code you have read."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Dropout while training; default: the model's own. 0 saves 40 % of the forward pass on a CPU."""
+
+
+class Tokenize(Section):
+    """Text to tokens."""
+
+    max_seq_length: Annotated[int, Field(ge=8, le=1_048_576)] = 128
+    """Longest sequence in tokens, special tokens counted; the rest of the text is cut off."""
+    max_truncated: Share = 0.02
+    """Share of the rows that may lose text to the cut before the run stops."""
+
+
+class FullFineTuning(Section):
+    """Every parameter learns."""
+
+    kind: Literal["full"] = "full"
+
+
+class Lora(Section):
+    """Low-rank adapters beside the frozen weights (Hu et al. 2021), merged for serving; the task head always learns."""
+
+    kind: Literal["lora"] = "lora"
+    r: PositiveInt = 16
+    """Rank of the adapters."""
+    alpha: PositiveInt = 32
+    """Scale: the adapter's output is multiplied by alpha / r."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the adapter's input."""
+    target_modules: tuple[str, ...] | None = None
+    """Names of the linear layers that get adapters; default: all of them but the head."""
+
+
+Method = Annotated[FullFineTuning | Lora, Field(discriminator="kind"), PlainUnion("kind")]
+
+
+class Train(Section):
+    """How the model learns."""
+
+    method: Method = FullFineTuning()
+    """Which parameters learn."""
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 2
+    """Passes over the training rows."""
+    max_steps: PositiveInt | None = None
+    """Optimiser steps in all, instead of epochs."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
+    """Peak learning rate, reached at the end of the warm-up."""
+    schedule: Literal["linear", "cosine", "warmup-stable-decay", "constant"] = "linear"
+    """Course of the learning rate after the warm-up; all but constant end at zero."""
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.06
+    """Share of the steps over which the learning rate rises from zero."""
+    decay_ratio: OpenShare = 0.2
+    """Share of the steps over which warmup-stable-decay falls to zero."""
+    global_batch_size: PositiveInt = 64
+    """Examples per optimiser step, over all devices."""
+    micro_batch_tokens: Annotated[int, Field(ge=64)] | None = None
+    """Most tokens, padding counted, in one forward pass; default: chosen for the machine. Changes memory, not results."""
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """Decoupled weight decay of AdamW; biases and norms have none."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are scaled down to this norm."""
+    class_weights: Literal["auto", "none", "balanced", "sqrt"] = "auto"
+    """Loss weight per class: inverse frequency, its square root, none; auto: sqrt from an imbalance of 10 to 1."""
+    eval_steps: PositiveInt | None = None
+    """Steps between two evaluations on validation; default: half an epoch."""
+    early_stopping_patience: PositiveInt | None = 4
+    """Evaluations without a better metric before training stops; empty: never."""
+    save_steps: PositiveInt | None = None
+    """Steps between two checkpoints; default: by time alone."""
+    save_minutes: Annotated[float, Field(gt=0)] = 5
+    """Minutes between two checkpoints: the most work a crash can cost."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic of the forward and backward pass; weights stay float32. Auto: bf16 where the processor has it."""
+    attention: Literal["auto", "eager", "sdpa"] = "auto"
+    """Attention implementation."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the new head, the order of the rows and dropout."""
+
+
+class Evaluate(Section):
+    """How the model is measured."""
+
+    metric: str | None = None
+    """The metric that picks the best checkpoint and that the gate compares; default: the task family's first."""
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    """Of every interval and paired test."""
+    bootstrap_resamples: Annotated[int, Field(ge=200, le=1_000_000)] = 5_000
+    """Resamples of the test rows behind every interval."""
+
+
+class Threshold(Section):
+    """A test metric and its bound."""
+
+    metric: str
+    """Name of the metric."""
+    at_least: float
+    """Least value that passes."""
+
+
+class Gate(Section):
+    """What a model must show before it may serve."""
+
+    thresholds: tuple[Threshold, ...] = ()
+    """Bounds on test metrics."""
+    beat_baseline: bool = True
+    """Better than the best trivial baseline: the paired interval of the gain lies above zero."""
+    beat_champion: Literal["better", "not-worse", "ignore"] = "not-worse"
+    """Against the serving model on rows neither was trained on: gain above zero, or loss within the margin."""
+    champion_margin: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """Loss of the metric that still counts as not worse."""
+
+
+class Registry(Section):
+    """Where the model goes."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] | None = None
+    """Registered model in MLflow; default: the recipe's name."""
+    promote: Literal["auto", "manual"] = "manual"
+    """Auto: a model that passes the gate becomes champion at once; manual: it waits as challenger."""
+    intended_use: str = ""
+    """One sentence for the model card."""
+
+
+class Recipe(Section):
+    """One fine-tuning job."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    """Lower-case letters, digits and dashes; names the deployments, the MLflow experiment and the model."""
+    description: str = ""
+    """One line for people."""
+    task: Annotated[TaskSection, FamilyUnion(), PlainUnion("family")]
+    """What the model learns to do."""
+    collect: Collect
+    clean: Clean = Clean()
+    split: Split = HashSplit()
+    tokenize: Tokenize = Tokenize()
+    model: Model
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    gate: Gate = Gate()
+    registry: Registry = Registry()
+
+    @property
+    def metric(self) -> str:
+        """The metric that decides, resolved."""
+        return self.evaluate.metric or self.task.metrics[0]
+
+    @property
+    def model_name(self) -> str:
+        """Name of the registered model, resolved."""
+        return self.registry.name or self.name
+
+    @model_validator(mode="after")
+    def _metrics_known(self) -> Self:
+        wanted = {"evaluate.metric": self.metric}
+        wanted |= {f"gate.thresholds.{i}.metric": t.metric for i, t in enumerate(self.gate.thresholds)}
+        unknown = {key: metric for key, metric in wanted.items() if metric not in self.task.metrics}
+        if unknown:
+            named = "; ".join(f"{key} is {metric!r}" for key, metric in unknown.items())
+            raise ValueError(f"{named}: {self.task.family} has {', '.join(self.task.metrics)}")
+        return self
+
+    @model_validator(mode="after")
+    def _official_split_has_a_source(self) -> Self:
+        has_test = self.collect.split_column or self.collect.source.test_path
+        if self.split.kind == "official" and not has_test:
+            raise ValueError("split.kind 'official' needs collect.split_column or collect.source.test_path")
+        if self.split.kind == "hash" and has_test:
+            raise ValueError("the source brings its own test rows: set split.kind to 'official' or name no test source")
+        return self

@@ -1,0 +1,1 @@
+"""The stages, one module each: plain functions first, the thin Prefect task last."""

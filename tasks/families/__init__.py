@@ -1,0 +1,122 @@
+"""What a task family is: the one place that knows what a row means, what is learnt, and how it is measured.
+
+Stages call a family through `Family`; nothing else in hone knows the task. Another package adds a family by registering a
+class with this shape under the entry point `hone.families`. Its recipe section derives from `schemas.base.TaskSection`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from schemas.base import TaskSection, load_family
+from schemas.records import Interval
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+    import torch
+
+Meta = Mapping[str, Any]
+"""What the clean rows say of the task, as JSON values; `labels` for classification. Travels with tokens and model."""
+
+
+class Encoder(Protocol):
+    """Text to token ids, in batches: `tasks.tokenize` makes one from the base model's tokenizer."""
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, special tokens included, uncut."""
+        ...
+
+
+class Family(Protocol):
+    """A task family. Heavy libraries are imported inside the methods that need them."""
+
+    section: type[TaskSection]
+    """The recipe section that chooses this family."""
+    serving: Path
+    """MLflow models-from-code file that predicts with the saved model and imports nothing of ours."""
+    serving_libraries: tuple[str, ...]
+    """Distributions the serving file needs; pinned in the model's requirements."""
+    text_columns: tuple[str, ...]
+    """Columns that cleaning repairs and bounds; the first one is what splits and duplicates go by."""
+    target_columns: tuple[str, ...]
+    """Columns that are learnt; rows equal in text and unequal here contradict each other."""
+
+    def rejects(self, task: TaskSection) -> list[tuple[str, pl.Expr]]:
+        """(reason, expression true for the rows to quarantine), in order; the first match names the reason."""
+        ...
+
+    def describe(self, task: TaskSection, rows: pl.DataFrame) -> dict[str, Any]:
+        """The meta of the clean rows.
+
+        Raises:
+            DataError: The rows cannot teach this task (fewer than two labels, say).
+        """
+        ...
+
+    def encode(self, rows: pl.DataFrame, meta: Meta, encoder: Encoder) -> tuple[list[list[int]], list[Any]]:
+        """Token ids, uncut, and label of each row."""
+        ...
+
+    def load_model(self, base: str, meta: Meta, **options: Any) -> torch.nn.Module:
+        """The pretrained model with this task's head, weights in float32; `options` go to `from_pretrained`."""
+        ...
+
+    def head_modules(self, model: torch.nn.Module) -> list[str]:
+        """Names of the newly made modules, which learn under every method."""
+        ...
+
+    def loss_weights(self, labels: np.ndarray[Any, Any], meta: Meta, how: str) -> tuple[tuple[float, ...] | None, str]:
+        """Loss weight per label by the recipe's rule `how`, and why."""
+        ...
+
+    def loss_sum(
+        self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor], weights: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Sum of the (weighted) losses of a batch, in float32; divide by `loss_count` over the whole optimiser step."""
+        ...
+
+    def loss_count(self, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+        """What `loss_sum` is divided by: examples, or the sum of their weights."""
+        ...
+
+    def outputs(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> np.ndarray[Any, Any]:
+        """What is predicted for each row of a batch: `[batch, …]` float32 on the CPU."""
+        ...
+
+    def predictions(self, outputs: np.ndarray[Any, Any], labels: Sequence[Any], meta: Meta) -> dict[str, Any]:
+        """Columns `truth`, `prediction` and what belongs to them, one value per row."""
+        ...
+
+    def score(self, predictions: pl.DataFrame, meta: Meta) -> dict[str, float]:
+        """Every metric of the family on these predictions."""
+        ...
+
+    def intervals(
+        self, predictions: pl.DataFrame, meta: Meta, *, resamples: int, confidence: float, seed: int
+    ) -> dict[str, Interval]:
+        """Every metric with its bootstrap interval."""
+        ...
+
+    def gain(
+        self, new: pl.DataFrame, old: pl.DataFrame, meta: Meta, metric: str, *, resamples: int, confidence: float, seed: int
+    ) -> Interval:
+        """Metric of `new` less that of `old` on the same rows (joined by id), with its paired bootstrap interval."""
+        ...
+
+    def baselines(self, split: Path, meta: Meta, metric: str, out: Path) -> dict[str, dict[str, Any]]:
+        """Fit the trivial baselines, choose their settings on validation, write `<name>.parquet` predictions of the test
+        rows below `out`; returns name → what was chosen."""
+        ...
+
+    def plots(self, predictions: pl.DataFrame, meta: Meta, out: Path) -> list[Path]:
+        """Draw the family's pictures of these predictions below `out`."""
+        ...
+
+
+def family_of(task: TaskSection) -> Family:
+    """The family a recipe's `task` section chose."""
+    family: Family = load_family(task.family)
+    return family

@@ -1,0 +1,199 @@
+"""Text classification with one label per text: sentiment, topics, routing.
+
+Encoder models of any architecture that transformers offers for sequence classification. Does not cover several labels
+per text.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from schemas.base import Label, TaskSection
+from schemas.errors import DataError, Problem
+from schemas.records import Interval
+from tasks.families import Encoder, Meta
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+    import torch
+
+AUTO_WEIGHTS_FROM = 10.0
+"""Largest class over smallest from which `class_weights: auto` weighs the loss."""
+
+
+class TextClassificationTask(TaskSection):
+    """One label for each text."""
+
+    metrics: ClassVar[tuple[str, ...]] = ("macro_f1", "micro_f1", "accuracy", "precision", "recall", "mcc")
+    family: Literal["text-classification"] = "text-classification"
+    text_column: str = "text"
+    """Column of the source that holds the text."""
+    label_column: str = "label"
+    """Column of the source that holds the label."""
+    labels: Annotated[tuple[Label, ...], Field(min_length=2)] | None = None
+    """The labels; a row with another one is quarantined. Default: the labels found in the rows."""
+
+    @model_validator(mode="after")
+    def _labels_distinct(self) -> TextClassificationTask:
+        repeated = [label for label, count in Counter(self.labels or ()).items() if count > 1]
+        if repeated:
+            raise ValueError(f"labels names {', '.join(repeated)} more than once")
+        return self
+
+    def columns(self) -> dict[str, str]:
+        """Role → column of the source."""
+        return {"text": self.text_column, "label": self.label_column}
+
+
+class TextClassification:
+    """See `tasks.families.Family`."""
+
+    section = TextClassificationTask
+    serving = Path(__file__).with_name("serve_text_classification.py")
+    serving_libraries = ("torch", "transformers", "safetensors", "pandas", "numpy")
+    text_columns = ("text",)
+    target_columns = ("label",)
+
+    def rejects(self, task: TextClassificationTask) -> list[tuple[str, pl.Expr]]:
+        """Rows without a label, and rows with one the recipe does not know."""
+        import polars as pl
+
+        label = pl.col("label")
+        missing = ("missing_label", label.is_null() | (label.str.strip_chars() == ""))
+        if task.labels is None:
+            return [missing]
+        return [missing, ("unknown_label", ~label.is_in(list(task.labels)))]
+
+    def describe(self, task: TextClassificationTask, rows: pl.DataFrame) -> dict[str, Any]:
+        """The labels, in the recipe's order or sorted."""
+        found = sorted(rows["label"].unique().to_list())
+        if len(found) < 2:
+            raise DataError(
+                Problem(
+                    "task.label_column", task.label_column, f"the clean rows have {len(found)} label(s): {found}",
+                    "name the column that holds at least two labels",
+                )
+            )  # fmt: skip
+        return {"labels": list(task.labels or found)}
+
+    def encode(self, rows: pl.DataFrame, meta: Meta, encoder: Encoder) -> tuple[list[list[int]], list[Any]]:
+        """Tokens of the text, index of the label."""
+        index = {label: i for i, label in enumerate(meta["labels"])}
+        return encoder(rows["text"].to_list()), [index[label] for label in rows["label"].to_list()]
+
+    def load_model(self, base: str, meta: Meta, **options: Any) -> torch.nn.Module:
+        """The base model under a classification head."""
+        import torch
+        from transformers import AutoModelForSequenceClassification
+
+        labels = list(meta["labels"])
+        model: torch.nn.Module = AutoModelForSequenceClassification.from_pretrained(
+            base,
+            num_labels=len(labels),
+            id2label=dict(enumerate(labels)),
+            label2id={label: i for i, label in enumerate(labels)},
+            problem_type="single_label_classification",
+            dtype=torch.float32,
+            use_safetensors=True,
+            **options,
+        )
+        return model
+
+    def head_modules(self, model: torch.nn.Module) -> list[str]:
+        """The classification head: every top-level module outside the pretrained body."""
+        body = model.base_model_prefix
+        return [name for name, module in model.named_children() if name != body and any(True for _ in module.parameters())]
+
+    def loss_weights(self, labels: np.ndarray[Any, Any], meta: Meta, how: str) -> tuple[tuple[float, ...] | None, str]:
+        """Inverse class frequency or its root, scaled so that the mean weight of a training row is 1."""
+        import numpy as np
+
+        counts = np.bincount(labels, minlength=len(meta["labels"]))
+        if (counts == 0).any():
+            empty = [label for label, count in zip(meta["labels"], counts, strict=True) if count == 0]
+            raise DataError(
+                Problem("task.labels", empty, "no training row has this label", "remove the label or collect rows that have it")
+            )
+        imbalance = counts.max() / counts.min()
+        if how == "auto":
+            how = "sqrt" if imbalance >= AUTO_WEIGHTS_FROM else "none"
+        reason = f"{how}: largest class is {imbalance:.1f} times the smallest"
+        if how == "none":
+            return None, reason
+        weights = (counts.sum() / counts) ** (0.5 if how == "sqrt" else 1.0)
+        weights = weights / (weights * counts).sum() * counts.sum()
+        return tuple(float(w) for w in weights), reason
+
+    def loss_sum(
+        self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor], weights: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Cross-entropy, summed."""
+        import torch
+
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        return torch.nn.functional.cross_entropy(logits.float(), batch["labels"], weight=weights, reduction="sum")
+
+    def loss_count(self, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+        """Rows, or the sum of their weights."""
+        import torch
+
+        return torch.tensor(float(len(labels))) if weights is None else weights[labels].sum()
+
+    def outputs(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> np.ndarray[Any, Any]:
+        """Class probabilities, `[batch, labels]`."""
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        probabilities: np.ndarray[Any, Any] = logits.float().softmax(-1).cpu().numpy()
+        return probabilities
+
+    def predictions(self, outputs: np.ndarray[Any, Any], labels: Sequence[Any], meta: Meta) -> dict[str, Any]:
+        """True and most probable label, and all probabilities in the order of `meta["labels"]`."""
+        names = list(meta["labels"])
+        return {
+            "truth": [names[i] for i in labels],
+            "prediction": [names[i] for i in outputs.argmax(-1)],
+            "probabilities": outputs.tolist(),
+        }
+
+    def score(self, predictions: pl.DataFrame, meta: Meta) -> dict[str, float]:
+        """Point values, the per-class ones as `f1/<label>`."""
+        from tasks import classification
+
+        return classification.score(predictions, meta["labels"])
+
+    def intervals(
+        self, predictions: pl.DataFrame, meta: Meta, *, resamples: int, confidence: float, seed: int
+    ) -> dict[str, Interval]:
+        """Percentile intervals over resampled rows."""
+        from tasks import classification
+
+        return classification.intervals(
+            predictions, meta["labels"], resamples=resamples, confidence=confidence, seed=seed
+        )
+
+    def gain(
+        self, new: pl.DataFrame, old: pl.DataFrame, meta: Meta, metric: str, *, resamples: int, confidence: float, seed: int
+    ) -> Interval:
+        """Paired bootstrap over the rows both have."""
+        from tasks import classification
+
+        return classification.gain(
+            new, old, meta["labels"], metric, resamples=resamples, confidence=confidence, seed=seed
+        )
+
+    def baselines(self, split: Path, meta: Meta, metric: str, out: Path) -> dict[str, dict[str, Any]]:
+        """The most frequent label, and logistic regression on TF-IDF."""
+        from tasks import baselines
+
+        return baselines.classification(split, meta["labels"], metric, out)
+
+    def plots(self, predictions: pl.DataFrame, meta: Meta, out: Path) -> list[Path]:
+        """The confusion matrix."""
+        from tasks import plots
+
+        return [plots.confusion_matrix(predictions, meta["labels"], out / "confusion_matrix.png")]

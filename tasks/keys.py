@@ -1,0 +1,138 @@
+"""Cache keys: a stage's output is found again only while everything that shaped it is the same.
+
+A key covers the stage's name, the settings its function is called with, the keys of its inputs, the code of every
+module of ours that the stage is made of, and the versions of the libraries that shape its output.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+ROOMS = ("tasks", "schemas")
+
+# Modules that move or describe results without shaping them. A change here reruns nothing.
+PLUMBING = frozenset(
+    {
+        "schemas.base", "schemas.errors", "schemas.recipe", "schemas.records",
+        "tasks.child", "tasks.context", "tasks.digests", "tasks.home", "tasks.keys", "tasks.store", "tasks.tracking",
+        "tasks.families",
+    }
+)  # fmt: skip
+
+
+def stage_key(
+    stage: str,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    modules: Iterable[str],
+    libraries: Iterable[str],
+) -> tuple[str, dict[str, Any]]:
+    """The key of a stage's output, and the ingredients it was made of.
+
+    Args:
+        stage: Name of the stage.
+        settings: Every value the stage's function is given; pydantic models, and JSON values.
+        inputs: Name → key of each input artifact.
+        modules: Modules the stage starts from; what they import of ours is followed.
+        libraries: Distributions whose version shapes the output.
+
+    Returns:
+        32 hexadecimal digits, and the ingredients for the manifest.
+    """
+    ingredients = {
+        "stage": stage,
+        "settings": {name: _plain(value) for name, value in sorted(settings.items())},
+        "inputs": dict(sorted(inputs.items())),
+        "code": code_digest(*modules),
+        "libraries": {name: version(name) for name in sorted(libraries)},
+    }
+    canonical = json.dumps(ingredients, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:32], ingredients
+
+
+def code_digest(*modules: str) -> str:
+    """Digest of the meaning of `modules` and all they import of ours: comments and docstrings do not count."""
+    found: dict[str, str] = {}
+    waiting = [name for name in modules if name not in PLUMBING]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        digest, imported = _module_digest(_source_path(name), name)
+        found[name] = digest
+        waiting += [other for other in imported if other not in PLUMBING]
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _source_path(module: str) -> Path:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"no source for module {module!r}")
+    return Path(spec.origin)
+
+
+@cache
+def _module_digest(path: Path, module: str) -> tuple[str, tuple[str, ...]]:
+    tree = ast.parse(path.read_bytes())
+    imported = tuple(sorted(_imports(tree, module)))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            _strip_docstring(node)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imported
+
+
+def _strip_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+    node.body = [
+        statement
+        for statement in node.body
+        if not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant))
+    ]
+
+
+def _imports(tree: ast.Module, module: str) -> set[str]:
+    """Modules of ours, or of the module's own package, imported anywhere in the tree, functions included."""
+    own = module.split(".", 1)[0]
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            candidates = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join([*module.split(".")[: -node.level], *([base] if base else [])])
+            candidates = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in candidates:
+            if name.split(".", 1)[0] in {*ROOMS, own} and _is_module(name):
+                found.add(name)
+    return found
+
+
+@cache
+def _is_module(name: str) -> bool:
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ModuleNotFoundError, AttributeError):
+        return False
+    return spec is not None and spec.origin is not None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in sorted(value.items())}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
