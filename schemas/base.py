@@ -103,7 +103,9 @@ def load_family(name: str) -> Any:
     except (ImportError, AttributeError, TypeError) as error:
         owner = point.dist.name if point.dist else "an installed package"
         raise EnvironmentMistake(
-            Problem(f"entry point {FAMILIES_GROUP}", name, f"{owner} does not load: {error}", f"repair or remove {owner}")
+            Problem(
+                f"entry point {FAMILIES_GROUP}", name, f"{owner} does not load: {error}", f"repair or remove {owner}"
+            )
         ) from error
 
 

@@ -19,10 +19,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+LONGEST_SHOWN = 160
+"""Characters of a value that an error shows."""
+
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, in the four parts a person needs to put it right."""
+    """One thing that is wrong, in the four parts a person needs to put it right; no value where there is none to show."""
 
     field: str
     value: object
@@ -31,10 +34,12 @@ class Problem:
     line: int | None = None
 
     def __str__(self) -> str:
-        shown = repr(self.value)
-        if len(shown) > 80:
-            shown = f"{shown[:77]}..."
         where = f"line {self.line}: " if self.line else ""
+        if self.value is None:
+            return f"{where}{self.field}: {self.rule}; {self.remedy}"
+        shown = repr(self.value)
+        if len(shown) > LONGEST_SHOWN:
+            shown = f"{shown[: LONGEST_SHOWN - 3]}..."
         return f"{where}{self.field} = {shown}: {self.rule}; {self.remedy}"
 
 

@@ -102,7 +102,9 @@ class HashSplit(Section):
     @model_validator(mode="after")
     def _leaves_training_rows(self) -> Self:
         if self.validation + self.test >= 0.9:
-            raise ValueError(f"validation + test is {self.validation + self.test:g}: at least 0.1 must be left to train")
+            raise ValueError(
+                f"validation + test is {self.validation + self.test:g}: at least 0.1 must be left to train"
+            )
         return self
 
 
@@ -263,6 +265,7 @@ class Recipe(Section):
     collect: Collect
     clean: Clean = Clean()
     split: Split = HashSplit()
+    """Which rows train, which choose, which test."""
     tokenize: Tokenize = Tokenize()
     model: Model
     train: Train = Train()

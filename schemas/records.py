@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+SMALLEST_MICRO_BATCH_TOKENS = 64
+"""Below this a micro-batch is not halved again."""
 
 
 class Record(BaseModel):
@@ -74,8 +76,15 @@ class Plan(Record):
     decay_steps: int
     eval_steps: int
     class_weights: tuple[float, ...] | None
-    trainable_parameters: int
     reasons: dict[str, str]
+
+    def halved(self) -> Plan | None:
+        """The plan with half the micro-batch, or none when it is as small as it gets; the optimiser step is the same."""
+        smaller = self.micro_batch_tokens // 2
+        if smaller < SMALLEST_MICRO_BATCH_TOKENS:
+            return None
+        reasons = self.reasons | {"micro_batch_tokens": f"halved from {self.micro_batch_tokens}: memory ran out"}
+        return self.model_copy(update={"micro_batch_tokens": smaller, "reasons": reasons})
 
 
 class Check(Record):

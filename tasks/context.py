@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from schemas.errors import DamagedArtifact
 from schemas.recipe import STAGES, Recipe, Stage
-from schemas.records import Artifact
+from schemas.records import Artifact, Outcome
 from tasks.digests import write_atomically
 from tasks.families import Family, family_of
 from tasks.home import Home
@@ -23,33 +22,58 @@ from tasks.store import Manifest, Store
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+class Observer:
+    """Told what happens in a run; this one does not care. Whoever shows or records a run derives from it."""
+
+    def computing(self, stage: str) -> None:
+        """The store does not have this stage's output, so it is being computed."""
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Training got on: `started`, `progress`, `log` or `checkpoint`, with its values."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """A stage ended well."""
+
+
 class Context:
     """What every stage of one run shares.
 
-    Attributes:
+    Args:
+        recipe: What was asked.
+        home: Where it happens.
         run_id: The pipeline's MLflow run.
         refresh: This stage and all after it are computed again, whatever the store holds.
+        observer: Told what happens.
+        orchestrated: Stages run as Prefect tasks; else as plain functions.
     """
 
-    recipe: Recipe
-    home: Home
-    run_id: str
-    refresh: Stage | None = None
-
-    @cached_property
-    def store(self) -> Store:
-        """The home's store."""
-        return Store(self.home.store, self.home.materialised)
-
-    @cached_property
-    def family(self) -> Family:
-        """The recipe's task family."""
-        return family_of(self.recipe.task)
+    def __init__(
+        self,
+        recipe: Recipe,
+        home: Home,
+        run_id: str,
+        refresh: Stage | None = None,
+        observer: Observer | None = None,
+        orchestrated: bool = False,
+    ) -> None:
+        self.recipe = recipe
+        self.home = home
+        self.run_id = run_id
+        self.refresh = refresh
+        self.family: Family = family_of(recipe.task)
+        self.store = Store(home.store, home.materialised)
+        self.observer = observer or Observer()
+        self.orchestrated = orchestrated
+        self._compute_again: dict[tuple[str, str], Callable[[], Manifest]] = {}
 
     def path(self, artifact: Artifact) -> Path:
-        """A local folder with the artifact's files, digests checked."""
-        return self.store.open(artifact.stage, artifact.key)
+        """A local folder with the artifact's files, digests checked; a damaged artifact is computed again first."""
+        try:
+            return self.store.open(artifact.stage, artifact.key)
+        except DamagedArtifact as damage:
+            log.warning("%s %s is damaged: %s; computing it again", artifact.stage, artifact.key, damage)
+            self._compute_again[artifact.stage, artifact.key]()
+            return self.store.open(artifact.stage, artifact.key)
 
     def artifact(
         self,
@@ -61,7 +85,9 @@ class Context:
         unkeyed: Mapping[str, Any] | None = None,
         modules: Iterable[str] = (),
         libraries: Iterable[str] = (),
+        apart_from: Iterable[str] = (),
         part_of: Stage | None = None,
+        work_settings: Mapping[str, Any] | None = None,
     ) -> Artifact:
         """The output of `compute`: from the store when nothing that shaped it has changed, else computed and kept.
 
@@ -76,25 +102,42 @@ class Context:
             unkeyed: Values that do not shape the output: paths of digested content, callbacks.
             modules: Further modules the output depends on, such as the task family's.
             libraries: Distributions whose version shapes the output.
+            apart_from: Modules that the others reach, but that this stage does not run.
             part_of: The stage this is a part of; default: `stage` itself.
+            work_settings: The settings that work in progress depends on. When given, `compute` is also given `work`, a
+                folder named by them that outlives a crash.
         """
         from filelock import FileLock
 
         began = time.monotonic()
-        inputs, unkeyed = inputs or {}, unkeyed or {}
+        inputs, unkeyed = inputs or {}, dict(unkeyed or {})
         input_keys = {name: artifact.key for name, artifact in inputs.items()}
-        key, ingredients = stage_key(stage, settings, input_keys, (compute.__module__, *modules), libraries)
+        code = {"modules": (compute.__module__, *modules), "libraries": libraries, "apart_from": apart_from}
+        key, ingredients = stage_key(stage, settings, input_keys, **code)
+        work = None
+        if work_settings is not None:
+            named, _ = stage_key(stage, work_settings, input_keys, **code)
+            work = unkeyed["work"] = self.home.work / f"{stage}-{named}"
+
+        def computed() -> Manifest:
+            self.observer.computing(stage)
+            if work is not None:
+                work.mkdir(parents=True, exist_ok=True)
+            with self.store.draft(stage, key) as out:
+                folders = {name: self.path(artifact) for name, artifact in inputs.items()}
+                summary = compute(**settings, **folders, **unkeyed, out=out)
+                made = self.store.publish(out, stage, key, ingredients=ingredients, summary=summary, run_id=self.run_id)
+            if work is not None:
+                shutil.rmtree(work)
+            return made
+
+        self._compute_again[stage, key] = computed
         with FileLock(self.home.locks / f"{stage}-{key}.lock"):
             manifest, why = self._found(stage, key, ingredients, part_of)
             cached = manifest is not None
             if manifest is None:
                 log.info("%s: computing (%s)", stage, why)
-                with self.store.draft(stage, key) as out:
-                    folders = {name: self.path(artifact) for name, artifact in inputs.items()}
-                    summary = compute(**settings, **folders, **unkeyed, out=out)
-                    manifest = self.store.publish(
-                        out, stage, key, ingredients=ingredients, summary=summary, run_id=self.run_id
-                    )
+                manifest = computed()
         write_atomically(self._last_note(stage), json.dumps(ingredients))
         return Artifact(
             stage=stage,
@@ -105,6 +148,15 @@ class Context:
             run_id=manifest.run_id,
             summary=manifest.summary,
         )
+
+    def replace(self, artifact: Artifact, summary: dict[str, Any]) -> None:
+        """Give an artifact that has no content but its summary another one, under the same key."""
+        manifest = self.store.find(artifact.stage, artifact.key)
+        ingredients = manifest.ingredients if manifest else {}
+        with self.store.draft(artifact.stage, artifact.key) as draft:
+            self.store.publish(
+                draft, artifact.stage, artifact.key, ingredients=ingredients, summary=summary, run_id=self.run_id
+            )
 
     def refreshes(self, stage: Stage) -> bool:
         """Whether this run was asked to compute `stage` again."""

@@ -14,6 +14,7 @@ from schemas.errors import EnvironmentMistake, Problem
 
 FORMAT = 1
 """Version of the home's layout. A newer one is refused, an older one migrated."""
+HOME_NAME = ".hone"
 PROJECT_MARKS = (".git", "pyproject.toml")
 
 
@@ -27,6 +28,11 @@ class Home:
     def store(self) -> str:
         """Root of the artifact store: `HONE_STORE` (any fsspec URL), else a folder of the home."""
         return os.environ.get("HONE_STORE") or str(self.root / "store")
+
+    @property
+    def project(self) -> Path:
+        """Folder of the project it belongs to, where that can be told; else the current one."""
+        return self.root.parent if self.root.name == HOME_NAME else Path.cwd()
 
     @property
     def digests(self) -> Path:
@@ -54,6 +60,11 @@ class Home:
         return self.root / "journal"
 
     @property
+    def logs(self) -> Path:
+        """Output of child processes and servers."""
+        return self.root / "logs"
+
+    @property
     def prefect(self) -> Path:
         """Home of the embedded Prefect."""
         return self.root / "prefect"
@@ -77,8 +88,8 @@ class Home:
         folder = start.resolve() if start.is_dir() else start.resolve().parent
         for candidate in (folder, *folder.parents):
             if any((candidate / mark).exists() for mark in PROJECT_MARKS):
-                return candidate / ".hone"
-        return folder / ".hone"
+                return candidate / HOME_NAME
+        return folder / HOME_NAME
 
     @staticmethod
     def open(start: Path) -> Home:
@@ -106,5 +117,10 @@ def _check_format(note: Path) -> None:
     found = json.loads(note.read_text())["format"]
     if found > FORMAT:
         raise EnvironmentMistake(
-            Problem(str(note), found, f"this hone reads homes up to format {FORMAT}", "use the newer hone, or another HONE_HOME")
+            Problem(
+                str(note),
+                found,
+                f"this hone reads homes up to format {FORMAT}",
+                "use the newer hone, or another HONE_HOME",
+            )
         )

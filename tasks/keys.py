@@ -23,9 +23,10 @@ ROOMS = ("tasks", "schemas")
 # Modules that move or describe results without shaping them. A change here reruns nothing.
 PLUMBING = frozenset(
     {
-        "schemas.base", "schemas.errors", "schemas.recipe", "schemas.records",
-        "tasks.child", "tasks.context", "tasks.digests", "tasks.home", "tasks.keys", "tasks.store", "tasks.tracking",
-        "tasks.families",
+        "schemas", "schemas.base", "schemas.errors", "schemas.loading", "schemas.recipe", "schemas.records",
+        "tasks", "tasks.base_model", "tasks.child", "tasks.context", "tasks.digests", "tasks.families", "tasks.home",
+        "tasks.keys", "tasks.predict_job", "tasks.register", "tasks.registry", "tasks.stage", "tasks.store", "tasks.tracking",
+        "tasks.worker",
     }
 )  # fmt: skip
 
@@ -36,6 +37,7 @@ def stage_key(
     inputs: Mapping[str, str],
     modules: Iterable[str],
     libraries: Iterable[str],
+    apart_from: Iterable[str] = (),
 ) -> tuple[str, dict[str, Any]]:
     """The key of a stage's output, and the ingredients it was made of.
 
@@ -45,6 +47,7 @@ def stage_key(
         inputs: Name → key of each input artifact.
         modules: Modules the stage starts from; what they import of ours is followed.
         libraries: Distributions whose version shapes the output.
+        apart_from: Modules that those reach, but that this stage does not run.
 
     Returns:
         32 hexadecimal digits, and the ingredients for the manifest.
@@ -53,24 +56,25 @@ def stage_key(
         "stage": stage,
         "settings": {name: _plain(value) for name, value in sorted(settings.items())},
         "inputs": dict(sorted(inputs.items())),
-        "code": code_digest(*modules),
+        "code": code_digest(*modules, apart_from=apart_from),
         "libraries": {name: version(name) for name in sorted(libraries)},
     }
     canonical = json.dumps(ingredients, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:32], ingredients
 
 
-def code_digest(*modules: str) -> str:
+def code_digest(*modules: str, apart_from: Iterable[str] = ()) -> str:
     """Digest of the meaning of `modules` and all they import of ours: comments and docstrings do not count."""
     found: dict[str, str] = {}
-    waiting = [name for name in modules if name not in PLUMBING]
+    ignored = PLUMBING.union(apart_from)
+    waiting = [name for name in modules if name not in ignored]
     while waiting:
         name = waiting.pop()
         if name in found:
             continue
         digest, imported = _module_digest(_source_path(name), name)
         found[name] = digest
-        waiting += [other for other in imported if other not in PLUMBING]
+        waiting += [other for other in imported if other not in ignored]
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     import polars as pl
     import torch
 
+DRAWING = ("tasks.baselines", "tasks.plots")
+"""Modules that families use for reports alone: a change in them retrains nothing."""
+MEASURING = (*DRAWING, "tasks.classification")
+"""Modules that families use once there is a model: a change in them prepares no data again."""
+
 Meta = Mapping[str, Any]
 """What the clean rows say of the task, as JSON values; `labels` for classification. Travels with tokens and model."""
 
@@ -82,8 +87,10 @@ class Family(Protocol):
         """What `loss_sum` is divided by: examples, or the sum of their weights."""
         ...
 
-    def outputs(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> np.ndarray[Any, Any]:
-        """What is predicted for each row of a batch: `[batch, …]` float32 on the CPU."""
+    def outputs(
+        self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor], weights: torch.Tensor | None
+    ) -> tuple[np.ndarray[Any, Any], torch.Tensor]:
+        """What is predicted for each row of a batch, `[batch, …]` float32 on the CPU, and `loss_sum` of the batch."""
         ...
 
     def predictions(self, outputs: np.ndarray[Any, Any], labels: Sequence[Any], meta: Meta) -> dict[str, Any]:
@@ -101,7 +108,15 @@ class Family(Protocol):
         ...
 
     def gain(
-        self, new: pl.DataFrame, old: pl.DataFrame, meta: Meta, metric: str, *, resamples: int, confidence: float, seed: int
+        self,
+        new: pl.DataFrame,
+        old: pl.DataFrame,
+        meta: Meta,
+        metric: str,
+        *,
+        resamples: int,
+        confidence: float,
+        seed: int,
     ) -> Interval:
         """Metric of `new` less that of `old` on the same rows (joined by id), with its paired bootstrap interval."""
         ...

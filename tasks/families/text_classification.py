@@ -108,7 +108,9 @@ class TextClassification:
     def head_modules(self, model: torch.nn.Module) -> list[str]:
         """The classification head: every top-level module outside the pretrained body."""
         body = model.base_model_prefix
-        return [name for name, module in model.named_children() if name != body and any(True for _ in module.parameters())]
+        return [
+            name for name, module in model.named_children() if name != body and any(True for _ in module.parameters())
+        ]
 
     def loss_weights(self, labels: np.ndarray[Any, Any], meta: Meta, how: str) -> tuple[tuple[float, ...] | None, str]:
         """Inverse class frequency or its root, scaled so that the mean weight of a training row is 1."""
@@ -118,7 +120,12 @@ class TextClassification:
         if (counts == 0).any():
             empty = [label for label, count in zip(meta["labels"], counts, strict=True) if count == 0]
             raise DataError(
-                Problem("task.labels", empty, "no training row has this label", "remove the label or collect rows that have it")
+                Problem(
+                    "task.labels",
+                    empty,
+                    "no training row has this label",
+                    "remove the label or collect rows that have it",
+                )
             )
         imbalance = counts.max() / counts.min()
         if how == "auto":
@@ -134,10 +141,11 @@ class TextClassification:
         self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor], weights: torch.Tensor | None
     ) -> torch.Tensor:
         """Cross-entropy, summed."""
-        import torch
+        return _cross_entropy(self._logits(model, batch), batch["labels"], weights)
 
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        return torch.nn.functional.cross_entropy(logits.float(), batch["labels"], weight=weights, reduction="sum")
+    def _logits(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        logits: torch.Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        return logits.float()
 
     def loss_count(self, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
         """Rows, or the sum of their weights."""
@@ -145,11 +153,13 @@ class TextClassification:
 
         return torch.tensor(float(len(labels))) if weights is None else weights[labels].sum()
 
-    def outputs(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> np.ndarray[Any, Any]:
-        """Class probabilities, `[batch, labels]`."""
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        probabilities: np.ndarray[Any, Any] = logits.float().softmax(-1).cpu().numpy()
-        return probabilities
+    def outputs(
+        self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor], weights: torch.Tensor | None
+    ) -> tuple[np.ndarray[Any, Any], torch.Tensor]:
+        """Class probabilities `[batch, labels]`, and the summed cross-entropy."""
+        logits = self._logits(model, batch)
+        probabilities: np.ndarray[Any, Any] = logits.softmax(-1).cpu().numpy()
+        return probabilities, _cross_entropy(logits, batch["labels"], weights)
 
     def predictions(self, outputs: np.ndarray[Any, Any], labels: Sequence[Any], meta: Meta) -> dict[str, Any]:
         """True and most probable label, and all probabilities in the order of `meta["labels"]`."""
@@ -177,7 +187,15 @@ class TextClassification:
         )
 
     def gain(
-        self, new: pl.DataFrame, old: pl.DataFrame, meta: Meta, metric: str, *, resamples: int, confidence: float, seed: int
+        self,
+        new: pl.DataFrame,
+        old: pl.DataFrame,
+        meta: Meta,
+        metric: str,
+        *,
+        resamples: int,
+        confidence: float,
+        seed: int,
     ) -> Interval:
         """Paired bootstrap over the rows both have."""
         from tasks import classification
@@ -197,3 +215,9 @@ class TextClassification:
         from tasks import plots
 
         return [plots.confusion_matrix(predictions, meta["labels"], out / "confusion_matrix.png")]
+
+
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    import torch
+
+    return torch.nn.functional.cross_entropy(logits, labels, weight=weights, reduction="sum")

@@ -1,0 +1,45 @@
+# Needs Python 3.11+, make and PyPI. Everything goes into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONSTRAINTS := deployments/constraints.txt
+INSTALLED := $(VENV)/.installed
+
+export HF_HUB_OFFLINE ?= 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: install demo test check clean constraints help
+
+help:
+	@echo "make install      set up .venv"
+	@echo "make demo         fine-tune, judge and register a sentiment model on real tweets"
+	@echo "make test         all tests but the slow ones"
+	@echo "make check        lint, types and import contracts"
+	@echo "make clean        remove .venv, .hone and caches"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing hone and what it needs into $(VENV) (a few minutes the first time) ..."
+	@$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[demo,dev]'
+	@touch $@
+
+demo: install
+	@$(BIN)/hone run deployments/sentiment.yaml
+
+test: install
+	@$(BIN)/python -m pytest -m "not slow and not gpu"
+
+check: install
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+clean:
+	rm -rf $(VENV) .hone *.egg-info build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+constraints: install
+	@(sed -n 1p $(CONSTRAINTS); $(BIN)/python -m pip freeze --exclude-editable | sed 's,+cpu$$,,' | sort -f) > $(CONSTRAINTS).new
+	@mv $(CONSTRAINTS).new $(CONSTRAINTS) && touch $(INSTALLED)

@@ -1,0 +1,108 @@
+"""`hone check`: what a run would do, without registering anything: the data, what cleaning drops, time and memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flows.engine import configure
+from flows.terminal import Display
+from schemas.loading import load_recipe
+from schemas.records import Artifact, Plan
+from tasks.child import children
+from tasks.clean import clean
+from tasks.collect import collect
+from tasks.context import Context, Observer
+from tasks.home import Home
+from tasks.split import split
+from tasks.tokenize import tokenize
+from tasks.train import plan_artifact, rehearsal
+
+EXAMPLES = 2
+"""Quarantined rows shown for each reason."""
+
+
+class CheckObserver(Observer):
+    """Shows a dry run in the terminal."""
+
+    def __init__(self, home: Home, display: Display) -> None:
+        self._home = home
+        self._display = display
+
+    def computing(self, stage: str) -> None:
+        """Start the child early."""
+        children.warm(self._home.logs)
+        self._display.computing(stage)
+
+    def finished(self, outcome: Any) -> None:
+        """A stage ended well."""
+        self._display.finished(outcome)
+
+
+def check(path: Path, overrides: Sequence[str], *, as_json: bool) -> int:
+    """Validate a recipe, prepare its data, time a few optimiser steps and forecast the run."""
+    recipe = load_recipe(path, overrides)
+    home = Home.open(path)
+    configure(home)
+    shown = Display()
+    shown.say(f"{recipe.name}: the recipe is valid")
+    context = Context(recipe, home, run_id="", observer=CheckObserver(home, shown))
+    children.warm(home.logs)
+    cleaned = clean(context, collect(context))
+    sides = split(context, cleaned)
+    tokens = tokenize(context, sides)
+    plan = Plan.model_validate(plan_artifact(context, tokens).summary)
+    forecast = rehearsal(context, tokens, plan)
+    evaluate_seconds = tokens.summary["tokens"]["test"] / forecast["predict_tokens_per_second"]
+    found = {
+        "recipe": recipe.name,
+        "rows": {side: sides.summary[side] for side in ("train", "validation", "test")},
+        "quarantined": cleaned.summary["quarantined"],
+        "lengths": tokens.summary["lengths"],
+        "truncated_rows": tokens.summary["truncated_rows"],
+        "plan": plan.model_dump(mode="json"),
+        "forecast": forecast | {"evaluate_seconds": evaluate_seconds},
+    }
+    if as_json:
+        print(json.dumps(found))
+    else:
+        _print(shown, found, _examples(context, cleaned))
+    return 0
+
+
+def _examples(context: Context, cleaned: Artifact) -> dict[str, list[str]]:
+    """A few quarantined texts for each reason."""
+    import polars as pl
+
+    rows = pl.read_parquet(context.path(cleaned) / "quarantine.parquet")
+    column = context.family.text_columns[0]
+    shown: dict[str, list[str]] = {}
+    for (reason,), group in rows.group_by("reason", maintain_order=True):
+        texts = group.head(EXAMPLES)
+        shown[str(reason)] = [
+            f"row {row}: {(text or '')[:90]!r}" for row, text in zip(texts["row"], texts[column], strict=True)
+        ]
+    return shown
+
+
+def _print(display: Display, found: dict[str, Any], examples: dict[str, list[str]]) -> None:
+    say = display.say
+    for reason, count in found["quarantined"].items():
+        say(f"  {count:,} rows would be quarantined: {reason}")
+        for example in examples.get(reason, []):
+            say(f"      {example}")
+    plan, forecast = found["plan"], found["forecast"]
+    say("  plan")
+    for name in ("device", "precision", "attention", "threads", "micro_batch_tokens", "class_weights", "steps"):
+        reason = plan["reasons"].get(name)
+        say(f"      {name} {plan[name]}" + (f" ({reason})" if reason else ""))
+    say("  forecast")
+    say(f"      training    {_minutes(forecast['train_seconds'])}, evaluations on validation included")
+    say(f"      test        {_minutes(forecast['evaluate_seconds'])}")
+    say(f"      peak memory {forecast['peak_memory_bytes'] / 2**30:.1f} GiB in the training process")
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"

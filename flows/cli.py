@@ -1,0 +1,110 @@
+"""The command line. Nothing heavy is imported before a verb needs it: `hone --help` answers at once.
+
+Exit codes: 0 done; 1 a fault, after its retries; 2 a mistake in what was asked; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from schemas.errors import Fault, Mistake
+
+EXIT_FAULT = 1
+EXIT_MISTAKE = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    verb: Callable[[argparse.Namespace], int] = options.verb
+    try:
+        return verb(options)
+    except Mistake as mistake:
+        _explain_mistake(mistake, as_json=options.json)
+        return EXIT_MISTAKE
+    except Fault as fault:
+        _explain_fault(fault, as_json=options.json)
+        return EXIT_FAULT
+    except KeyboardInterrupt:
+        print("hone: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hone",
+        description="Keeps fine-tuned language models current: Prefect runs it, MLflow remembers it, pandera guards the data.",
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print the result as one JSON object on the last line")
+    recipe = argparse.ArgumentParser(add_help=False)
+    recipe.add_argument("recipe", type=Path, metavar="RECIPE", help="the recipe, such as deployments/sentiment.yaml")
+    recipe.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="override a field of the recipe: --set train.learning_rate=3e-5",
+    )  # fmt: skip
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    run = verbs.add_parser("run", parents=[recipe, common], help="run the whole pipeline, here and now")
+    run.add_argument("--refresh", metavar="STAGE", help="compute this stage and all after it again")
+    run.set_defaults(verb=_run)
+
+    check = verbs.add_parser("check", parents=[common], help="dry run: validate, preview the data, time a few steps")
+    check.add_argument("recipe", type=Path, metavar="RECIPE", nargs="?", help="the recipe")
+    check.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="as in run")
+    check.add_argument("--schema", action="store_true", help="print the recipe's JSON Schema, for editors")
+    check.set_defaults(verb=_check)
+
+    status = verbs.add_parser("status", parents=[common], help="what runs, what serves, and the history of champions")
+    status.set_defaults(verb=_status)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from flows.run import run
+
+    return run(options.recipe, options.overrides, refresh=options.refresh, as_json=options.json)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from schemas.errors import Problem, RecipeError
+
+    if options.schema:
+        from schemas.recipe import Recipe
+
+        print(json.dumps(Recipe.model_json_schema(), indent=2))
+        return 0
+    if options.recipe is None:
+        raise RecipeError(Problem("RECIPE", None, "is required", "name a recipe, or ask for --schema"))
+    from flows.check import check
+
+    return check(options.recipe, options.overrides, as_json=options.json)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from flows.status import status
+
+    return status(as_json=options.json)
+
+
+def _explain_mistake(mistake: Mistake, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"error": mistake.as_dict()}, ensure_ascii=False))
+    for problem in mistake.problems:
+        print(f"hone: {problem}", file=sys.stderr)
+
+
+def _explain_fault(fault: Fault, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"error": {"type": type(fault).__name__, "message": str(fault)}}, ensure_ascii=False))
+    print(f"hone: {fault}", file=sys.stderr)
+    print("hone: nothing is lost: the same command goes on where this one stopped", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""Which Prefect a command talks to. Decided before Prefect is imported, because Prefect reads its settings then.
+
+The environment, then the active Prefect profile when it names a server, then one embedded in the home.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+from tasks.home import Home
+
+QUIET = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+"""Nothing phones home, and no library draws over the terminal."""
+LOGGING = {
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,tasks",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the terminal shows hone's own account of the run
+}
+
+
+def configure(home: Home) -> None:
+    """Set what Prefect, MLflow and child processes read from the environment; whatever is set already stays."""
+    settings = QUIET | LOGGING | {"HONE_HOME": str(home.root)}
+    if not (os.environ.get("PREFECT_API_URL") or _profile_names_a_server()):
+        settings |= {
+            "PREFECT_HOME": str(home.prefect),
+            "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+
+
+def _profile_names_a_server() -> bool:
+    profiles = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser() / "profiles.toml"
+    if not profiles.exists():
+        return False
+    content = tomllib.loads(profiles.read_text())
+    active = content.get("profiles", {}).get(os.environ.get("PREFECT_PROFILE") or content.get("active"), {})
+    return bool(active.get("PREFECT_API_URL"))

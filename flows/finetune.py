@@ -1,0 +1,39 @@
+"""The pipeline: from rows to a registered model."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.pipeline import pipeline_run, summarize
+from schemas.recipe import Recipe, Stage
+from schemas.records import Summary
+from tasks.clean import clean
+from tasks.collect import collect
+from tasks.evaluate import evaluate
+from tasks.gate import gate
+from tasks.register import register
+from tasks.split import split
+from tasks.tokenize import tokenize
+from tasks.train import train
+
+
+# Async although it awaits nothing: at the end of a synchronous flow Prefect joins a heartbeat thread that sleeps for a
+# second. The heartbeat itself runs in a thread either way.
+@flow(name="finetune", validate_parameters=True, persist_result=False)
+async def finetune(recipe: Recipe, refresh: Stage | None = None) -> Summary:
+    """Fine-tune, judge and register one model.
+
+    Args:
+        recipe: The job.
+        refresh: Compute this stage and all after it again, whatever the store holds.
+    """
+    with pipeline_run(recipe, refresh) as context:
+        raw = collect(context)
+        cleaned = clean(context, raw)
+        sides = split(context, cleaned)
+        tokens = tokenize(context, sides)
+        model = train(context, tokens)
+        scores = evaluate(context, sides, tokens, model)
+        verdict = gate(context, sides, model, scores)
+        version = register(context, cleaned, sides, model, scores, verdict)
+        return summarize(context, [raw, cleaned, sides, tokens, model, scores, verdict, version])

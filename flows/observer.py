@@ -1,0 +1,97 @@
+"""Records a run where people look: metrics and tags in MLflow, progress and reports in Prefect, lines in the terminal."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+from uuid import UUID
+
+from flows.terminal import display
+from schemas.records import Artifact, Outcome
+from tasks.child import children
+from tasks.context import Observer
+from tasks.families import Family
+from tasks.home import Home
+from tasks.register import verifiers
+from tasks.tracking import Run
+
+log = logging.getLogger(__name__)
+
+VERIFIER_STAGES = {"baseline", "evaluate"}
+"""When one of these is computed, a new model will have to be verified; fitting baselines leaves a core for its imports."""
+PREFECT_SECONDS = 2.0
+"""Least time between two updates of Prefect's progress artifact."""
+CHILD_STAGES = {"collect", "clean", "split", "tokenize", "plan", "train", "evaluate"}
+"""When one of these is computed, the child process will be needed: it starts warming up meanwhile."""
+
+
+class RunObserver(Observer):
+    """Observes one pipeline run.
+
+    Args:
+        home: Where it happens.
+        run: Its MLflow run.
+        recipe: Name of the recipe.
+        family: Its task family.
+    """
+
+    def __init__(self, home: Home, run: Run, recipe: str, family: Family) -> None:
+        self.run = run
+        self.outcomes: list[Outcome] = []
+        self._home = home
+        self._recipe = recipe
+        self._family = family
+        self._display = display.get()
+        self._progress: UUID | None = None
+        self._last_update = 0.0
+
+    def computing(self, stage: str) -> None:
+        """Start the child early: what misses the store now will have to be trained or predicted later."""
+        if stage in CHILD_STAGES:
+            children.warm(self._home.logs)
+        if stage in VERIFIER_STAGES:
+            verifiers.warm(self._family)
+        if self._display:
+            self._display.computing(stage)
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Pass training's progress on."""
+        if "values" in event:
+            self.run.log_metrics([(event["step"], event["values"])])
+        if "steps" in event:
+            self._show_in_prefect(event)
+        if self._display:
+            self._display.event(event)
+
+    def finished(self, outcome: Outcome) -> None:
+        """Record a stage's key and time, and where a cached one came from."""
+        self.run.set_tags({f"hone.stage.{outcome.stage}.key": outcome.key})
+        self.run.log_metrics([(0, {f"seconds/{outcome.stage}": outcome.seconds})])
+        if outcome.cached:
+            self.run.link_cached(outcome.stage, outcome.run_id)
+        elif outcome.stage == "train" and isinstance(outcome, Artifact):
+            names = ("tokens", "tokens_per_second", "model_tflops", "steps", "peak_memory_bytes")
+            self.run.log_metrics([(0, {f"train/{name}": outcome.summary[name] for name in names})])
+        if self._display:
+            self._display.finished(outcome)
+
+    def _show_in_prefect(self, event: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if self._progress is not None and now - self._last_update < PREFECT_SECONDS and event["step"] < event["steps"]:
+            return
+        self._last_update = now
+        share = 100 * event["step"] / event["steps"]
+        try:
+            self._progress = _show_progress(self._progress, share, self._recipe)
+        except Exception as error:  # noqa: BLE001  a picture of the training must not end the training
+            log.warning("Prefect's progress artifact was not updated: %s", error)
+
+
+def _show_progress(artifact: UUID | None, share: float, recipe: str) -> UUID:
+    from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+    if artifact is None:
+        return create_progress_artifact(share, key=f"training-{recipe}", description=f"Training {recipe}")  # type: ignore[return-value]
+    update_progress_artifact(artifact, progress=share)
+    return artifact

@@ -1,0 +1,212 @@
+"""One pipeline run from beginning to end: its MLflow run, what it observes, and the summary it ends with."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows.observer import RunObserver
+from schemas.recipe import Recipe, Stage
+from schemas.records import Artifact, ModelVersion, Outcome, Summary, Verdict
+from tasks.child import children
+from tasks.context import Context
+from tasks.families import family_of
+from tasks.gate import verdict_markdown
+from tasks.home import Home
+from tasks.model_card import lineage_of
+from tasks.register import recipe_digest, verifiers
+from tasks.tracking import Entry, Run, Status, prepare, replay_unsent, sweep
+
+log = logging.getLogger(__name__)
+
+
+class PipelineContext(Context):
+    """The context of a pipeline run, and what only its beginning and end need."""
+
+    observer: RunObserver
+
+    def __init__(self, recipe: Recipe, home: Home, run: Run, refresh: Stage | None) -> None:
+        observer = RunObserver(home, run, recipe.name, family_of(recipe.task))
+        super().__init__(recipe, home, run.run_id, refresh, observer=observer, orchestrated=True)
+        self.run = run
+        self.began = time.monotonic()
+        self.flow_run_id = _flow_run_id()
+
+
+@contextmanager
+def pipeline_run(recipe: Recipe, refresh: Stage | None) -> Iterator[PipelineContext]:
+    """A pipeline's context; its MLflow run ends as the pipeline ends: FINISHED, FAILED, or KILLED from outside."""
+    home = Home.open(Path.cwd())
+    prepare(home)
+    swept = sweep(home)
+    mark_crashed(swept)
+    replay_unsent(home)
+    run = Run.start(home, recipe, flow_run_id=_flow_run_id(), name=_flow_run_name(), tags=_tags(home, recipe, swept))
+    status: Status = "FAILED"
+    try:
+        context = PipelineContext(recipe, home, run, refresh)
+        yield context
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        status = "KILLED"
+        raise
+    except BaseException as error:
+        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        raise
+    finally:
+        verifiers.stop()
+        if status != "FINISHED":
+            children.stop()
+        run.end(status)
+
+
+def mark_crashed(swept: Sequence[Entry]) -> None:
+    """Tell Prefect of flow runs whose process is gone, where it still takes them for running."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+    from prefect.client.schemas.objects import State
+    from prefect.states import Crashed
+
+    flow_run_ids = [UUID(entry.flow_run_id) for entry in swept if entry.flow_run_id]
+    if not flow_run_ids:
+        return
+    with get_client(sync_client=True) as client:
+        for flow_run_id in flow_run_ids:
+            with suppress(ObjectNotFound):  # another Prefect ran it
+                state = client.read_flow_run(flow_run_id).state
+                if state is None or not state.is_final():
+                    crashed: State[Any] = Crashed(message="its process is gone; swept by the next run")
+                    client.set_flow_run_state(flow_run_id, crashed, force=True)
+
+
+def summarize(context: PipelineContext, outcomes: Sequence[Outcome]) -> Summary:
+    """Gather what the run found, record it in MLflow and Prefect, and hand it back."""
+    by_stage = {outcome.stage: outcome for outcome in outcomes}
+    raw, cleaned, sides, tokens, model, scores = (
+        _artifact(by_stage[stage]) for stage in ("collect", "clean", "split", "tokenize", "train", "evaluate")
+    )
+    verdict, version = by_stage["gate"], by_stage["register"]
+    assert isinstance(verdict, Verdict)
+    assert isinstance(version, ModelVersion)
+    summary = Summary(
+        recipe=context.recipe.name,
+        flow_run_id=context.flow_run_id,
+        mlflow_run_id=context.run_id,
+        mlflow_url=context.run.url,
+        model=version,
+        metric=context.recipe.metric,
+        metrics=scores.summary["metrics"],
+        baselines=scores.summary["baselines"],
+        gate=verdict,
+        rows={
+            "collected": raw.summary["rows"],
+            "quarantined": cleaned.summary["quarantined"],
+            **{side: sides.summary[side] for side in ("train", "validation", "test", "leaked")},
+        },
+        train=_training(model),
+        stages=tuple(outcomes),
+        seconds=time.monotonic() - context.began,
+    )
+    _record(context, summary, sides, tokens, scores)
+    return summary
+
+
+def _artifact(outcome: Outcome) -> Artifact:
+    assert isinstance(outcome, Artifact)
+    return outcome
+
+
+def _training(model: Artifact) -> dict[str, Any]:
+    """The training's record; a cached one ran no step here."""
+    here = {"steps_run_here": 0, "tokens_run_here": 0, "seconds_here": 0.0} if model.cached else {}
+    return model.summary | here
+
+
+def _record(context: PipelineContext, summary: Summary, sides: Artifact, tokens: Artifact, scores: Artifact) -> None:
+    run = context.run
+    run.log_metrics([(0, {f"test/{name}": value for name, value in summary.metrics.items()})])
+    for baseline, metrics in summary.baselines.items():
+        run.log_metrics([(0, {f"baseline/{baseline}/{name}": value for name, value in metrics.items()})])
+    run.log_metrics([(0, {"seconds/total": summary.seconds})])
+    run.log_params({f"plan.{name}": value for name, value in summary.train["plan"].items()})
+    for side in ("train", "validation", "test"):
+        counts = {"rows": sides.summary[side], "tokens": tokens.summary["tokens"][side]}
+        source = context.recipe.collect.source.path
+        run.log_dataset(f"{context.recipe.name}-{side}", digest=sides.key, source=source, counts=counts, context=side)
+    run.set_tags(
+        {
+            "hone.gate": "passed" if summary.gate.passed else "failed",
+            "hone.model": f"models:/{summary.model.name}/{summary.model.version}",
+            "hone.weights_sha256": summary.train["weights_sha256"],
+        }
+    )
+    run.log_artifact(context.path(scores), "evaluation")
+    page = _page(summary, (context.path(scores) / "report.md").read_text(encoding="utf-8"))
+    run.log_text(page, "report.md")
+    report(context.recipe.name, page, context.run.url)
+
+
+# A task, because Prefect's artifact functions are asynchronous in an asynchronous flow but not in its synchronous tasks.
+@task(name="report", cache_policy=NO_CACHE, persist_result=False)
+def report(recipe: str, page: str, url: str | None) -> None:
+    """Put the run's report, and the way to its MLflow run, on Prefect's page of the run."""
+    create_markdown_artifact(page, key=f"report-{recipe}", description=f"Report of {recipe}")
+    if url:
+        create_link_artifact(url, link_text="MLflow run", key="mlflow-run")
+
+
+def _page(summary: Summary, evaluation: str) -> str:
+    """The report as Markdown: verdict, evaluation, rows, and where the time went."""
+    model = summary.model
+    stages = [f"| {s.stage} | {'cached' if s.cached else 'computed'} | {s.seconds:.1f} | {s.why} |" for s in summary.stages]
+    reasons = [f"| {reason} | {count:,} |" for reason, count in summary.rows["quarantined"].items()]
+    parts = [
+        f"**{model.name}** version **{model.version}** {' '.join(f'`{alias}`' for alias in model.aliases)}",
+        verdict_markdown(summary.gate.checks),
+        evaluation,
+        "## Quarantined rows",
+        "\n".join(["| reason | rows |", "| --- | ---: |", *reasons]) if reasons else "None.",
+        "## Stages",
+        "\n".join(["| stage | | seconds | why |", "| --- | --- | ---: | --- |", *stages]),
+    ]
+    return "\n\n".join(parts)
+
+
+def _tags(home: Home, recipe: Recipe, swept: Sequence[Entry]) -> dict[str, str]:
+    tags = {f"hone.{name}": value for name, value in lineage_of(home.project).items()}
+    tags["hone.recipe_digest"] = recipe_digest(recipe)
+    url = _flow_run_url()
+    if url:
+        tags["hone.flow_run_url"] = url
+    continued = [entry.run_id for entry in swept if entry.recipe == recipe.name]
+    if continued:
+        tags["hone.continues"] = continued[-1]
+    return tags
+
+
+def _flow_run_id() -> str:
+    from prefect.runtime import flow_run
+
+    return str(flow_run.id or "")
+
+
+def _flow_run_name() -> str | None:
+    from prefect.runtime import flow_run
+
+    return flow_run.name or None
+
+
+def _flow_run_url() -> str | None:
+    from prefect.runtime import flow_run
+
+    url: str | None = flow_run.ui_url
+    return url

@@ -1,0 +1,185 @@
+"""What a person sees in the terminal: a line per stage, a bar while training, and the summary at the end."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextvars import ContextVar
+from typing import Any
+
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from schemas.records import Artifact, Outcome, Summary
+
+ROOMS = ("flows", "tasks")
+PLAIN_EVERY = 0.1
+"""Share of the training between two lines where the output is not a terminal."""
+
+
+class _Warnings(logging.Handler):
+    """Warnings of ours, as lines between the others."""
+
+    def __init__(self, display: Display) -> None:
+        super().__init__(logging.WARNING)
+        self._display = display
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._display.console.print(Text(f"  ! {record.getMessage()}", style="yellow"))
+
+
+class Display:
+    """Shows a run on standard error as it goes."""
+
+    def __init__(self) -> None:
+        self.console = Console(file=sys.stderr, highlight=False)
+        self._warnings = _Warnings(self)
+        for room in ROOMS:
+            logging.getLogger(room).addHandler(self._warnings)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._plain_from = 0.0
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self.console.print(text, markup=False)
+
+    def computing(self, stage: str) -> None:
+        """A stage has begun."""
+        if self.console.is_terminal and self._bar is None:
+            self.console.print(Text(f"  … {stage}", style="dim"), end="\r")
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Training got on."""
+        if "steps" not in event:
+            return
+        if not self.console.is_terminal:
+            self._say_share(event)
+            return
+        if self._bar is None:
+            self._bar = Progress(
+                TextColumn("  [bold]train[/]"), BarColumn(bar_width=None), MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=self.console, transient=True,
+            )  # fmt: skip
+            self._task = self._bar.add_task("train", total=event["steps"], rate="")
+            self._bar.start()
+        assert self._task is not None
+        rate = event.get("tokens_per_second")
+        self._bar.update(self._task, completed=event["step"], rate=f"{rate:,.0f} tokens/s" if rate else "")
+
+    def finished(self, outcome: Outcome) -> None:
+        """A stage ended well."""
+        if outcome.stage == "train" and self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        mark = Text("  · ", style="dim") if outcome.cached else Text("  ✓ ", style="green")
+        seconds = "cached" if outcome.cached else f"{outcome.seconds:.1f} s"
+        line = Text.assemble(mark, f"{outcome.stage:<9}", (f"{seconds:>8}  ", "dim"), _gist(outcome))
+        if outcome.why and outcome.why != "first run":
+            line.append(f"  ({outcome.why})", style="dim")
+        self.console.print(line)
+
+    def stop(self) -> None:
+        """Leave the terminal as it was, however the run ended."""
+        if self._bar is not None:
+            self._bar.stop()
+        for room in ROOMS:
+            logging.getLogger(room).removeHandler(self._warnings)
+
+    def _say_share(self, event: dict[str, Any]) -> None:
+        share = event["step"] / event["steps"]
+        if share >= self._plain_from:
+            self._plain_from = share + PLAIN_EVERY
+            rate = event.get("tokens_per_second")
+            speed = f", {rate:,.0f} tokens/s" if rate else ""
+            self.say(f"    train: step {event['step']} of {event['steps']}{speed}")
+
+
+display: ContextVar[Display | None] = ContextVar("display", default=None)
+"""Set by a command that has a terminal."""
+
+
+def _gist(outcome: Outcome) -> str:
+    if not isinstance(outcome, Artifact):
+        return ""
+    s = outcome.summary
+    match outcome.stage:
+        case "collect":
+            return f"{s['rows']:,} rows"
+        case "clean":
+            return f"{s['rows']:,} kept, {sum(s['quarantined'].values()):,} quarantined, {s['repaired']:,} repaired"
+        case "split":
+            return f"train {s['train']:,}, validation {s['validation']:,}, test {s['test']:,}"
+        case "tokenize":
+            return f"{sum(s['tokens'].values()):,} tokens, longest {s['longest']}, {s['truncated_rows']:,} rows cut"
+        case "train":
+            return f"{s['steps']:,} steps, {s['tokens_per_second']:,.0f} tokens/s, best at step {s['best_step']:,}"
+        case "evaluate":
+            return f"{s['metric']} {s['metrics'][s['metric']]:.4f} on {s['rows']:,} test rows"
+    return ""
+
+
+def print_summary(summary: Summary) -> None:
+    """The end of a run, as a person enjoys reading it."""
+    console = Console(highlight=False)
+    console.print()
+    console.print(Padding(Group(*_headline(summary)), (0, 2)))
+    console.print(Padding(_metrics_table(summary), (1, 2, 0, 2)))
+    console.print(Padding(_gate_table(summary), (1, 2, 0, 2)))
+    console.print(Padding(Group(*_footer(summary)), (1, 2)))
+
+
+def _headline(summary: Summary) -> list[Text]:
+    model = summary.model
+    passed = summary.gate.passed
+    aliases = f" ({', '.join(model.aliases)})" if model.aliases else ""
+    known = ", registered by an earlier run" if model.cached else ""
+    return [
+        Text.assemble(
+            (f"{model.name} version {model.version}{aliases}", "bold"),
+            ("  gate passed" if passed else "  gate failed", "bold green" if passed else "bold red"),
+            (known, "dim"),
+        )
+    ]
+
+
+def _metrics_table(summary: Summary) -> Table:
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
+    table.add_column("test metric")
+    table.add_column("model", justify="right")
+    for name in summary.baselines:
+        table.add_column(name, justify="right", style="dim")
+    names = [n for n in summary.metrics if f"{n}_low" in summary.metrics]
+    for name in sorted(names, key=lambda n: n != summary.metric):
+        value = f"{summary.metrics[name]:.3f}  [{summary.metrics[f'{name}_low']:.3f}, {summary.metrics[f'{name}_high']:.3f}]"
+        others = [f"{scores[name]:.3f}" if name in scores else "" for scores in summary.baselines.values()]
+        table.add_row(name, Text(value, style="bold" if name == summary.metric else ""), *others)
+    return table
+
+
+def _gate_table(summary: Summary) -> Table:
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
+    for column in ("gate", "rule", "found"):
+        table.add_column(column)
+    for check in summary.gate.checks:
+        mark = Text("✓ ", "green") if check.passed else Text("✗ ", "red")
+        table.add_row(Text.assemble(mark, check.name), check.rule, check.found)
+    return table
+
+
+def _footer(summary: Summary) -> list[Text]:
+    spent = sorted((s for s in summary.stages if not s.cached), key=lambda s: -s.seconds)
+    where = ", ".join(f"{s.stage} {s.seconds:.1f} s" for s in spent[:4] if s.seconds >= 0.1) or "everything was cached"
+    lines = [Text(f"{summary.seconds:.1f} s in all: {where}", style="dim")]
+    quarantined = summary.rows["quarantined"]
+    if quarantined:
+        reasons = ", ".join(
+            f"{count:,} {reason}" for reason, count in sorted(quarantined.items(), key=lambda i: -i[1])[:4]
+        )
+        lines.append(Text(f"{sum(quarantined.values()):,} rows quarantined: {reasons}", style="dim"))
+    lines.append(Text(f"MLflow run {summary.mlflow_url or summary.mlflow_run_id}", style="dim"))
+    lines.append(Text(f'Use it: mlflow.pyfunc.load_model("models:/{summary.model.name}/{summary.model.version}")'))
+    return lines

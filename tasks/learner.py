@@ -1,0 +1,532 @@
+"""Learning, in the child process: transformers' Trainer around hone's batches, loss, checkpoints and best model.
+
+Every optimiser step sums the loss over its micro-batches and divides by the whole step's count, so accumulated gradients
+equal those of one large batch. Batch order follows from seed and epoch; a checkpoint carries all that the remaining steps
+depend on; saving draws no random numbers: an interrupted run ends with the weights of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from filelock import FileLock
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, get_scheduler, set_seed
+
+from schemas.base import TaskSection, load_family
+from schemas.errors import Mistake, Problem
+from schemas.recipe import Lora, Model, Train
+from schemas.records import Plan
+from tasks.batches import EpochBatches, TokenTable, micro_batches
+from tasks.digests import file_sha256, write_atomically
+from tasks.families import Family, Meta
+from tasks.plan import make_plan
+from tasks.predict import predictions_of
+
+Emit = Callable[..., None]
+
+PROGRESS_SECONDS = 0.5
+"""Least time between two progress events."""
+LOG_POINTS = 200
+"""About how many points a training curve gets."""
+WHOLE = "whole.json"
+"""Written last into a checkpoint: the size of every file in it."""
+LOCK_SECONDS = 60
+"""How long a new child waits for the last one on the same key to be gone."""
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+
+class Job:
+    """The parts of a recipe that learning needs, as they cross the border of the process.
+
+    Args:
+        task: The recipe's section of the same name; likewise `model` and `train`.
+        base: Local folder of the base model, or its name on the hub.
+        tokens: Folder of the tokenize artifact.
+        metric: The metric that picks the best checkpoint.
+    """
+
+    def __init__(
+        self, *, task: dict[str, Any], model: dict[str, Any], train: dict[str, Any], base: str, tokens: str, metric: str
+    ) -> None:
+        self.family: Family = load_family(task["family"])
+        self.task: TaskSection = self.family.section.model_validate(task)
+        self.model = Model.model_validate(model)
+        self.train = Train.model_validate(train)
+        self.base = base
+        self.metric = metric
+        self.meta: Meta = json.loads((Path(tokens) / "meta.json").read_text())
+        pad = self.meta["pad_token_id"]
+        self.training_rows = TokenTable(Path(tokens) / "train.arrow", pad)
+        self.validation_rows = TokenTable(Path(tokens) / "validation.arrow", pad)
+
+    def load(self, attention: str) -> PreTrainedModel:
+        """The base model with the task's head and the recipe's method; seeded, so that a new head is always the same."""
+        set_seed(self.train.seed)
+        model = self.family.load_model(
+            self.base,
+            self.meta,
+            attn_implementation=attention,
+            revision=self.model.revision,
+            trust_remote_code=self.model.trust_remote_code,
+        )
+        if self.model.dropout is not None:
+            _set_dropout(model, self.model.dropout)
+        if isinstance(self.train.method, Lora):
+            model = _with_lora(model, self.train.method, self.family)
+        return model
+
+
+def plan_training(*, emit: Emit, limit: int | None = None, **spec: Any) -> dict[str, Any]:
+    """Make the plan and prove it on the longest batch.
+
+    Args:
+        emit: Sends an event to the parent.
+        limit: Most tokens of a micro-batch, after an earlier try ran out of memory.
+        spec: See `Job`.
+
+    Raises:
+        torch.OutOfMemoryError: The longest batch does not fit; the parent tries again with half.
+    """
+    del emit
+    job = Job(**spec)
+    weights, reason = job.family.loss_weights(job.training_rows.labels, job.meta, job.train.class_weights)
+    plan = make_plan(
+        job.train,
+        dropout=job.model.dropout,
+        rows=len(job.training_rows),
+        longest=int(job.training_rows.lengths.max()),
+        class_weights=weights,
+        class_weights_reason=reason,
+    )
+    if limit is not None and limit < plan.micro_batch_tokens:
+        reasons = plan.reasons | {"micro_batch_tokens": f"{plan.micro_batch_tokens} did not fit into memory"}
+        plan = plan.model_copy(update={"micro_batch_tokens": limit, "reasons": reasons})
+    prepare(plan)
+    model = job.load(plan.attention).to(plan.device)
+    longest = np.argsort(job.training_rows.lengths)[::-1][: plan.global_batch_size]
+    step_loss(model, job, plan, longest)
+    return plan.model_dump(mode="json")
+
+
+def train(*, emit: Emit, plan: dict[str, Any], work: str, out: str, save_minutes: float, **spec: Any) -> dict[str, Any]:
+    """Train by the plan, from the last whole checkpoint in `work` if there is one, and write the model to `out`.
+
+    Returns:
+        The record of the training: steps, tokens, seconds, validation metrics, digest of the weights.
+    """
+    save_steps = spec.pop("save_steps", None)
+    frozen = Plan.model_validate(plan)
+    with FileLock(Path(work) / "child.lock", timeout=LOCK_SECONDS):
+        job = Job(**spec)
+        prepare(frozen)
+        learner = Learner(job, frozen, Path(work), emit, save_steps, save_minutes)
+        return learner.learn(Path(out))
+
+
+def prepare(plan: Plan) -> None:
+    """Set what the plan says of this process: threads, and determinism."""
+    torch.set_num_threads(plan.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Only uninitialised memory that is read would matter, and filling it costs a pass over every new tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def autocast(plan: Plan) -> torch.autocast:
+    """bfloat16 arithmetic where the plan says so; weights, gradients and the loss stay float32."""
+    return torch.autocast(plan.device, dtype=torch.bfloat16, enabled=plan.precision == "bf16")
+
+
+@contextmanager
+def fused_attention(model: PreTrainedModel, plan: Plan) -> Iterator[None]:
+    """Fused attention for a while: without a backward pass it is the faster one everywhere (1.3x on a CPU)."""
+    if plan.attention == "sdpa":
+        yield
+        return
+    model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(plan.attention)
+
+
+def step_loss(model: torch.nn.Module, job: Job, plan: Plan, rows: np.ndarray[Any, Any]) -> torch.Tensor:
+    """Loss of one optimiser step, its gradients added to the model's: the sum over micro-batches by the step's count."""
+    weights = None if plan.class_weights is None else torch.tensor(plan.class_weights, device=plan.device)
+    table = job.training_rows
+    cuts = micro_batches(rows, table.lengths, plan.micro_batch_tokens)
+    count = job.family.loss_count(torch.from_numpy(np.asarray(table.labels[rows])).to(plan.device), weights)
+    total = torch.zeros((), device=plan.device)
+    with autocast(plan):  # one context per step: each weight is cast once, whatever the number of micro-batches
+        for cut in cuts:
+            batch = {name: tensor.to(plan.device, non_blocking=True) for name, tensor in table.batch(cut).items()}
+            loss = job.family.loss_sum(model, batch, weights) / count
+            torch.autograd.backward(loss)
+            total += loss.detach()
+    return total
+
+
+class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
+    """transformers' Trainer with hone's step, evaluation and checkpoints.
+
+    Args:
+        job: What to learn.
+        plan: How, on this machine.
+        work: Folder for checkpoints.
+        emit: Sends an event to the parent.
+        save_steps: Steps between two checkpoints, or none.
+        save_minutes: Minutes between two checkpoints.
+    """
+
+    def __init__(
+        self, job: Job, plan: Plan, work: Path, emit: Emit, save_steps: int | None, save_minutes: float
+    ) -> None:
+        self.job = job
+        self.plan = plan
+        self.work = work
+        self.progress = Progress(job, plan, work, emit, save_steps, save_minutes)
+        self.batches = EpochBatches(job.training_rows.lengths, plan.global_batch_size, job.train.seed)
+        arguments = TrainingArguments(
+            output_dir=str(work),
+            max_steps=plan.steps,
+            per_device_train_batch_size=plan.global_batch_size,
+            learning_rate=job.train.learning_rate,
+            weight_decay=job.train.weight_decay,
+            max_grad_norm=job.train.max_grad_norm,
+            optim="adamw_torch_fused",
+            seed=job.train.seed,
+            use_cpu=plan.device == "cpu",
+            eval_strategy="no",  # `Progress` decides when to evaluate, save and stop
+            save_strategy="no",
+            logging_strategy="no",
+            save_total_limit=2,
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            logging_nan_inf_filter=False,
+        )
+        super().__init__(model=job.load(plan.attention), args=arguments, callbacks=[self.progress])
+        self.remove_callback(transformers.trainer_callback.PrinterCallback)
+        self.progress.learner = self
+
+    def learn(self, out: Path) -> dict[str, Any]:
+        """Train to the end and write `model/` (and `adapter/`), `history.json` and the record to `out`."""
+        checkpoint = last_whole_checkpoint(self.work)
+        began = time.monotonic()
+        self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        seconds = time.monotonic() - began
+        self.progress.restore_best()
+        save_model(self.model, self.job, out)
+        write_atomically(out / "history.json", json.dumps(self.progress.history))
+        return self.progress.record(seconds) | {"weights_sha256": file_sha256(out / "model" / "model.safetensors")}
+
+    def get_train_dataloader(self) -> DataLoader[list[int]]:
+        """Row numbers, one optimiser step at a time; a generator of its own keeps the loader off the global seed."""
+        return DataLoader(
+            range(len(self.job.training_rows)),  # type: ignore[arg-type]  # a range is a map-style dataset
+            batch_sampler=self.batches,
+            collate_fn=lambda rows: {"rows": np.asarray(rows)},
+            generator=torch.Generator().manual_seed(self.job.train.seed),
+        )
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Warm-up, then the recipe's course."""
+        name, specific = self.job.train.schedule, {}
+        if name == "warmup-stable-decay":
+            specific = {"num_decay_steps": self.plan.decay_steps, "decay_type": "linear"}
+        self.lr_scheduler = get_scheduler(
+            {"constant": "constant_with_warmup", "warmup-stable-decay": "warmup_stable_decay"}.get(name, name),
+            optimizer or self.optimizer,
+            num_warmup_steps=self.plan.warmup_steps,
+            num_training_steps=num_training_steps,
+            scheduler_specific_kwargs=specific,
+        )
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *_: Any) -> torch.Tensor:
+        """Forward and backward of one whole optimiser step."""
+        model.train()
+        loss = step_loss(model, self.job, self.plan, inputs["rows"])
+        if not torch.isfinite(loss):
+            raise Mistake(
+                Problem(
+                    "train.learning_rate", self.job.train.learning_rate,
+                    f"the loss became {loss.item()} at step {self.state.global_step + 1}",
+                    "lower it, or raise train.warmup_ratio",
+                )
+            )  # fmt: skip
+        self.progress.step_done(loss.item(), inputs["rows"])
+        return loss
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Every metric of the family on the validation rows, in the plan's precision."""
+        import polars as pl
+
+        self.model.eval()
+        with autocast(self.plan), fused_attention(self.model, self.plan):
+            columns, loss = predictions_of(
+                self.model, self.job.family, self.job.validation_rows, self.job.meta, self.plan
+            )
+        scores = self.job.family.score(pl.DataFrame(columns), self.job.meta)
+        metrics = {f"validation/{name}": value for name, value in scores.items()} | {"validation/loss": loss}
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
+        """Not counted here: the record states them by the usual formula."""
+        del inputs
+        return 0
+
+
+class Progress(TrainerCallback):  # type: ignore[misc]
+    """Decides when to evaluate, save and stop; keeps the best weights; tells the parent how far it is.
+
+    What the remaining steps depend on goes into every checkpoint as `progress.json` and comes back from it.
+    """
+
+    STATE = "progress.json"
+
+    def __init__(
+        self, job: Job, plan: Plan, work: Path, emit: Emit, save_steps: int | None, save_minutes: float
+    ) -> None:
+        self.learner: Learner
+        self.job, self.plan, self.work, self.emit = job, plan, work, emit
+        self.save_steps, self.save_seconds = save_steps, save_minutes * 60
+        self.log_every = max(1, plan.steps // LOG_POINTS)
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] = {"step": None, "value": -math.inf}
+        self.waited = 0
+        self.tokens = self.padded_tokens = 0
+        self.seconds_before = 0.0
+        self.first_step = 0
+        self.tokens_before = 0
+        self.evaluation_seconds = 0.0
+        self._losses: list[float] = []
+        self._began = self._last_save = self._last_event = time.monotonic()
+
+    def step_done(self, loss: float, rows: np.ndarray[Any, Any]) -> None:
+        """Count one step's loss and real tokens."""
+        self._losses.append(loss)
+        self.tokens += int(self.job.training_rows.lengths[rows].sum())
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Take up where the checkpoint left off."""
+        del args, control
+        checkpoint = self.work / f"checkpoint-{state.global_step}"
+        if state.global_step:
+            kept = json.loads((checkpoint / self.STATE).read_text())
+            self.history, self.best, self.waited = kept["history"], kept["best"], kept["waited"]
+            self.tokens, self.seconds_before = kept["tokens"], kept["seconds"]
+        self.first_step, self.tokens_before = state.global_step, self.tokens
+        self._began = self._last_save = time.monotonic()
+        self.emit("started", step=state.global_step, steps=self.plan.steps)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Deal the epoch's batches."""
+        del args, control
+        self.learner.batches.set_epoch(state.global_step // self.plan.steps_per_epoch)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Log, report, and decide what follows this step."""
+        del args
+        step, now = state.global_step, time.monotonic()
+        last = step >= self.plan.steps
+        if step % self.log_every == 0 or last:
+            rate = self.learner.lr_scheduler.get_last_lr()[0]
+            self._log(step, {"loss": float(np.mean(self._losses)), "learning_rate": rate})
+            self._losses = []
+        if now - self._last_event >= PROGRESS_SECONDS or last:
+            self._last_event = now
+            done = self.tokens - self.tokens_before
+            self.emit("progress", step=step, steps=self.plan.steps, tokens_per_second=done / (now - self._began))
+        control.should_evaluate = step % self.plan.eval_steps == 0 or last
+        by_step = self.save_steps is not None and step % self.save_steps == 0
+        control.should_save = not last and (by_step or now - self._last_save >= self.save_seconds)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
+        """Keep the best weights; stop when they have been the best for too long."""
+        del args
+        began, step = time.monotonic(), state.global_step
+        self._log(step, metrics)
+        value = metrics[f"validation/{self.job.metric}"]
+        if value > self.best["value"]:
+            self.best = {"step": step, "value": value, "metrics": metrics}
+            self.waited = 0
+            self._save_best(step)
+        else:
+            self.waited += 1
+        patience = self.job.train.early_stopping_patience
+        if patience is not None and self.waited >= patience:
+            control.should_training_stop = True
+        self.evaluation_seconds += time.monotonic() - began
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Complete the checkpoint: our state, then the mark that says it is whole."""
+        del args, control
+        folder = self.work / f"checkpoint-{state.global_step}"
+        kept = {
+            "history": self.history,
+            "best": self.best,
+            "waited": self.waited,
+            "tokens": self.tokens,
+            "seconds": self.seconds_before + time.monotonic() - self._began,
+        }
+        (folder / self.STATE).write_text(json.dumps(kept))
+        sizes = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+        write_atomically(folder / WHOLE, json.dumps(sizes))
+        self._last_save = time.monotonic()
+        for best in self.work.glob("best-*"):
+            if best.name != f"best-{self.best['step']}":
+                shutil.rmtree(best)
+        self.emit("checkpoint", step=state.global_step)
+
+    def restore_best(self) -> None:
+        """Give the model the best weights it had on validation."""
+        from safetensors.torch import load_file
+
+        if self.best["step"] != self.learner.state.global_step:
+            weights = load_file(self.work / f"best-{self.best['step']}" / "weights.safetensors")
+            self.learner.model.load_state_dict(weights, strict=False)
+
+    def record(self, seconds: float) -> dict[str, Any]:
+        """What the run reports of its training."""
+        model, steps = self.learner.model, self.learner.state.global_step
+        learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        tokens_here = self.tokens - self.tokens_before
+        rate = tokens_here / seconds if seconds else 0.0
+        flops_per_token = _training_flops_per_token(model)
+        return {
+            "steps": steps,
+            "steps_run_here": steps - self.first_step,
+            "resumed_from_step": self.first_step or None,
+            "tokens": self.tokens,
+            "tokens_run_here": tokens_here,
+            "tokens_per_step": self.tokens / max(1, steps),
+            "tokens_per_second": rate,
+            "seconds": self.seconds_before + seconds,
+            "seconds_here": seconds,
+            "model_tflops": flops_per_token * rate / 1e12,
+            "trainable_parameters": learning,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "best_step": self.best["step"],
+            "validation": {name.removeprefix("validation/"): v for name, v in self.best["metrics"].items()},
+            "peak_memory_bytes": peak_memory(self.plan.device),
+        }
+
+    def _log(self, step: int, values: dict[str, float]) -> None:
+        self.history.append({"step": step, **values})
+        self.emit("log", step=step, values=values)
+
+    def _save_best(self, step: int) -> None:
+        """Only what learns is kept, and only as safetensors."""
+        from safetensors.torch import save_file
+
+        folder = self.work / f"best-{step}"
+        folder.mkdir(parents=True, exist_ok=True)
+        learning = {name for name, p in self.learner.model.named_parameters() if p.requires_grad}
+        state = self.learner.model.state_dict()
+        save_file({name: state[name].contiguous() for name in sorted(learning)}, folder / "weights.safetensors")
+
+
+def last_whole_checkpoint(work: Path) -> Path | None:
+    """The newest checkpoint whose every file has the size its mark says; younger, half-written ones are removed."""
+    found = [
+        (int(match[1]), p) for p in work.glob("checkpoint-*") if (match := re.fullmatch(r"checkpoint-(\d+)", p.name))
+    ]
+    for _, folder in sorted(found, reverse=True):
+        mark = folder / WHOLE
+        if mark.exists():
+            sizes = json.loads(mark.read_text())
+            if all((folder / n).exists() and (folder / n).stat().st_size == size for n, size in sizes.items()):
+                return folder
+        shutil.rmtree(folder)
+    return None
+
+
+def save_model(model: PreTrainedModel, job: Job, out: Path) -> None:
+    """Write `out/model`, ready to serve: config, safetensors, tokenizer, and what serving must know.
+
+    Adapters are merged into the weights; the adapter alone is kept in `out/adapter`.
+    """
+    from transformers import AutoTokenizer
+
+    if isinstance(job.train.method, Lora):
+        model.save_pretrained(out / "adapter")
+        model = model.merge_and_unload()
+    model.save_pretrained(out / "model")
+    tokenizer = AutoTokenizer.from_pretrained(
+        job.base, revision=job.model.revision, trust_remote_code=job.model.trust_remote_code
+    )
+    tokenizer.save_pretrained(out / "model")
+    write_atomically(out / "model" / "hone.json", json.dumps(dict(job.meta), ensure_ascii=False))
+
+
+def _set_dropout(model: PreTrainedModel, rate: float) -> None:
+    """Every dropout of the model; attention implementations read theirs from the modules, too."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = rate
+        elif isinstance(getattr(module, "dropout", None), float):
+            module.dropout = rate
+        elif isinstance(getattr(module, "dropout_prob", None), float):
+            module.dropout_prob = rate
+
+
+def _with_lora(model: PreTrainedModel, lora: Lora, family: Family) -> PreTrainedModel:
+    from peft import LoraConfig, get_peft_model
+
+    heads = family.head_modules(model)
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and name.split(".", 1)[0] not in heads
+    ]
+    if lora.target_modules is not None:
+        wanted = [name for name in linear if name.rsplit(".", 1)[-1] in lora.target_modules]
+        if not wanted:
+            offered = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
+            raise Mistake(
+                Problem(
+                    "train.method.target_modules", lora.target_modules, "the model has no linear layer of that name",
+                    f"choose among {offered}",
+                )
+            )  # fmt: skip
+        linear = wanted
+    config = LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=linear, modules_to_save=heads
+    )
+    adapted: PreTrainedModel = get_peft_model(model, config)
+    return adapted
+
+
+def _training_flops_per_token(model: torch.nn.Module) -> float:
+    """6 per matrix parameter where weights learn, 4 where they only pass gradients on; embeddings look up, for free.
+
+    References:
+        Kaplan et al. 2020, Scaling Laws for Neural Language Models, section 2.1.
+    """
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    return float(sum((6 if p.requires_grad else 4) * p.numel() for p in model.parameters() if id(p) not in embeddings))
+
+
+def peak_memory(device: str) -> int:
+    """Most memory training ever had, in bytes: allocated on a GPU, else resident in this process."""
+    if device == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,140 @@
+"""The model card: what people must know before they use a model, and where it comes from."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from schemas.recipe import Recipe
+from schemas.records import Interval, Verdict
+from tasks.outbox import without_password
+
+
+def model_card(
+    recipe: Recipe,
+    *,
+    rows: Mapping[str, Any],
+    train: Mapping[str, Any],
+    metrics: Mapping[str, Interval],
+    baselines: Mapping[str, Mapping[str, float]],
+    verdict: Verdict,
+    lineage: Mapping[str, str],
+) -> str:
+    """Markdown for people who are about to use the model.
+
+    Args:
+        recipe: What was run.
+        rows: Counts by name, in order; a mapping (quarantined rows by reason, labels) becomes a list on its line.
+        train: What to say of the training, in order.
+        metrics: On the test rows, with intervals.
+        baselines: Name → metrics.
+        verdict: Of the gate.
+        lineage: Where it comes from.
+    """
+    decides = recipe.metric
+    base, method = _shown_base(recipe), recipe.train.method.kind
+    lines = [
+        f"# {recipe.model_name}",
+        recipe.description,
+        f"**Task:** {recipe.task.family}. **Base model:** `{base}`. **Method:** {method}.",
+        f"**Intended use:** {recipe.registry.intended_use or 'not stated in the recipe.'}",
+        "## Data",
+        *_bullets({"source": _shown_location(recipe.collect.source.path), **rows}),
+        "## Training",
+        *_bullets({"learning rate": recipe.train.learning_rate, "epochs": recipe.train.epochs, **train}),
+        "## Test metrics",
+        f"| metric | value | {recipe.evaluate.confidence:.0%} interval |",
+        "|---|---|---|",
+        *(f"| {_bold(n, n == decides)} | {m.value:.4f} | {m.low:.4f} to {m.high:.4f} |" for n, m in metrics.items()),
+        *(f"- Baseline {name}: {decides} {b[decides]:.4f}" for name, b in baselines.items() if decides in b),
+        f"## Gate: {'passed' if verdict.passed else 'failed'}",
+        *(f"- {'passed' if c.passed else 'FAILED'}: {c.name} ({c.rule}; found {c.found})" for c in verdict.checks),
+        f"- measured against champion: {verdict.champion or 'none served'}",
+        "## Limits",
+        "- Measured on test rows of the same source; other texts may fare otherwise.",
+        f"- Texts over {recipe.tokenize.max_seq_length} tokens are cut; blank or missing ones get no prediction.",
+        "## Lineage",
+        *_bullets(lineage),
+    ]
+    return "\n".join(_spaced(lines)) + "\n"
+
+
+def lineage_of(folder: Path, **known: str) -> dict[str, str]:
+    """Where a model comes from.
+
+    Args:
+        folder: The recipe's folder; its git commit is noted, where there is one.
+        known: `train_key`, `data_digest`, `flow_run_id` and the like, passed through.
+    """
+    versions = {library: _installed(library) for library in ("hone", "torch", "transformers", "mlflow")}
+    return {**known, **_git(folder), "python": platform.python_version(), **{k: v for k, v in versions.items() if v}}
+
+
+def _git(folder: Path) -> dict[str, str]:
+    """Commit of the folder's repository, and whether something in it is not committed."""
+
+    def ask(*words: str) -> str:
+        asked = subprocess.run(
+            ["git", "-C", str(folder), *words],
+            capture_output=True, text=True, timeout=10, check=True, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )  # fmt: skip
+        return asked.stdout.strip()
+
+    try:
+        return {"git_commit": ask("rev-parse", "HEAD"), "git_dirty": str(bool(ask("status", "--porcelain"))).lower()}
+    except (OSError, subprocess.SubprocessError):  # no git, no repository, no commit
+        return {}
+
+
+def _installed(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return ""
+
+
+def _shown_base(recipe: Recipe) -> str:
+    base = _shown_location(recipe.model.base)
+    return f"{base}@{recipe.model.revision}" if recipe.model.revision else base
+
+
+def _shown_location(location: str) -> str:
+    """A location for readers elsewhere: a local path tells them its last part only."""
+    if "://" in location:
+        return without_password(location)
+    return Path(location).name if Path(location).is_absolute() else location
+
+
+def _bold(text: str, really: bool) -> str:
+    return f"**{text}**" if really else text
+
+
+def _bullets(values: Mapping[str, Any]) -> list[str]:
+    shown = {
+        name: ", ".join(f"{n} {_number(v)}" for n, v in value.items()) if isinstance(value, Mapping) else _number(value)
+        for name, value in values.items()
+    }
+    return [f"- {name.replace('_', ' ')}: {text}" for name, text in shown.items() if text]
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _spaced(lines: Iterable[str]) -> Iterable[str]:
+    """An empty line around headings and before and after tables, none between bullets."""
+    before = ""
+    for line in lines:
+        if not line:
+            continue
+        if before and not (before[0] in "-|" and line[0] == before[0]):
+            yield ""
+        yield line
+        before = line

@@ -1,0 +1,113 @@
+"""The dry run's training, in the child process: a few real optimiser steps, and what they foretell of the whole.
+
+Step time is measured on batches of several sizes, taken from the real order, and carried over to every batch of the
+training by its padded tokens. Nothing is saved. Does not foresee a busier machine, early stopping or checkpoints.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from schemas.records import Plan
+from tasks.batches import Ints, TokenTable, micro_batches
+from tasks.learner import Emit, Job, Learner, autocast, fused_attention, peak_memory, prepare, step_loss
+from tasks.predict import PREDICT_TOKENS
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+"""Of the batches, by padded tokens, that are timed."""
+WARM_UP_STEPS = 3
+REPEATS = 3
+SAMPLE_TOKENS = 16_384
+"""About how many tokens of validation are predicted to time evaluation."""
+
+
+def rehearse(*, emit: Emit, plan: dict[str, Any], **spec: Any) -> dict[str, Any]:
+    """Time a few steps and forecast the training.
+
+    Args:
+        emit: Sends an event to the parent.
+        plan: The frozen plan.
+        spec: See `tasks.learner.Job`.
+
+    Returns:
+        `train_seconds` (evaluations included), `predict_tokens_per_second` in float32 as the test will be predicted,
+        `peak_memory_bytes`, and the `steps` timed: padded tokens and seconds of each.
+    """
+    frozen, job = Plan.model_validate(plan), Job(**spec)
+    prepare(frozen)
+    with tempfile.TemporaryDirectory() as work:
+        learner = Learner(job, frozen, Path(work), lambda *_, **__: None, None, 1e9)
+        batches = [np.asarray(rows) for rows in learner.batches]
+        sizes = np.array([padded_tokens(job.training_rows, rows, frozen.micro_batch_tokens) for rows in batches])
+        chosen = [int(np.argsort(sizes)[int(q * (len(sizes) - 1))]) for q in QUANTILES]
+        learner.create_optimizer()
+        for i in range(WARM_UP_STEPS):
+            _step(learner, batches[chosen[-1 - i % 2]])
+        timed = []
+        for number, index in enumerate(chosen):
+            seconds = [_step(learner, batches[index]) for _ in range(REPEATS)]
+            timed.append({"padded_tokens": int(sizes[index]), "seconds": float(np.median(seconds))})
+            emit("progress", step=number + 1, steps=len(chosen))
+        validation_seconds = _validation_seconds(learner)
+        evaluations = -(-frozen.steps // frozen.eval_steps)
+        per_epoch = np.interp(sizes, [t["padded_tokens"] for t in timed], [t["seconds"] for t in timed]).sum()
+        return {
+            "train_seconds": float(
+                per_epoch * frozen.steps / frozen.steps_per_epoch + evaluations * validation_seconds
+            ),
+            "validation_seconds": validation_seconds,
+            "predict_tokens_per_second": _predict_rate(learner),
+            "peak_memory_bytes": peak_memory(frozen.device),
+            "steps": timed,
+        }
+
+
+def padded_tokens(table: TokenTable, rows: Ints, budget: int) -> int:
+    """Tokens, padding counted, that a step computes."""
+    return sum(len(cut) * int(table.lengths[cut].max()) for cut in micro_batches(rows, table.lengths, budget))
+
+
+def _step(learner: Learner, rows: Ints) -> float:
+    """Seconds of one whole optimiser step."""
+    began = time.perf_counter()
+    learner.model.train()
+    loss = step_loss(learner.model, learner.job, learner.plan, rows)
+    torch.nn.utils.clip_grad_norm_(learner.model.parameters(), learner.job.train.max_grad_norm)
+    assert learner.optimizer is not None
+    learner.optimizer.step()
+    learner.optimizer.zero_grad()
+    loss.item()  # waits for the device
+    return time.perf_counter() - began
+
+
+def _validation_seconds(learner: Learner) -> float:
+    with autocast(learner.plan), fused_attention(learner.model, learner.plan):
+        rate = _rate(learner)
+    return float(learner.job.validation_rows.lengths.sum()) / rate
+
+
+def _predict_rate(learner: Learner) -> float:
+    with fused_attention(learner.model, learner.plan):
+        return _rate(learner)
+
+
+def _rate(learner: Learner) -> float:
+    """Real tokens per second without gradients, on an even sample of the validation rows."""
+    learner.model.eval()
+    table = learner.job.validation_rows
+    every = max(1, int(table.lengths.sum()) // SAMPLE_TOKENS)
+    sample = np.arange(0, len(table), every)
+    cuts = micro_batches(sample, table.lengths, PREDICT_TOKENS)
+    with torch.inference_mode():
+        for rows in [cuts[0], *cuts]:  # the first one warms up
+            if rows is cuts[0]:
+                began = time.perf_counter()
+            batch = {name: tensor.to(learner.plan.device) for name, tensor in table.batch(rows).items()}
+            learner.job.family.outputs(learner.model, batch, None)
+    return float(table.lengths[sample].sum()) / (time.perf_counter() - began)

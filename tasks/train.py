@@ -1,0 +1,153 @@
+"""Training, seen from the flow: the plan first, then a child process that learns by it and can be started again.
+
+Out of memory halves the micro-batch and goes on from the last checkpoint: the optimiser steps stay the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from schemas.base import TaskSection
+from schemas.errors import OutOfMemory
+from schemas.recipe import Model, Train
+from schemas.records import Artifact, Plan
+from tasks.base_model import base_model
+from tasks.child import children
+from tasks.context import Context
+from tasks.families import DRAWING
+from tasks.machine import fingerprint
+from tasks.stage import stage_task
+
+log = logging.getLogger(__name__)
+
+LIBRARIES = ("accelerate", "datasets", "numpy", "peft", "tokenizers", "torch", "transformers")
+
+RunJob = Callable[[str, dict[str, Any]], Any]
+
+
+def plan_training(
+    *, task: TaskSection, model: Model, train: Train, metric: str, machine: dict[str, Any], base_digest: str,
+    tokens: Path, base: Path, run_job: RunJob, out: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """Have the plan made and proven on the longest batch; smaller micro-batches until it fits."""
+    del machine, base_digest, out  # the child looks at the machine itself; the plan is all summary, no files
+    spec = _spec(task, model, train, metric, tokens, base)
+    plan: dict[str, Any] | None = None
+    limit: int | None = None
+    while plan is None:
+        try:
+            plan = run_job("plan", spec | {"limit": limit})
+        except OutOfMemory:
+            limit = (limit or train.micro_batch_tokens or 16_384) // 2
+            if limit < 64:
+                raise
+            log.warning("the longest batch does not fit into memory: trying micro-batches of %d tokens", limit)
+    return plan
+
+
+def train_model(
+    *, task: TaskSection, model: Model, train: Train, metric: str, plan: Plan, base_digest: str,
+    tokens: Path, base: Path, save_steps: int | None, save_minutes: float, run_job: RunJob, work: Path, out: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """Train by the plan, from the last whole checkpoint in `work`, into `out`."""
+    del base_digest
+    spec = _spec(task, model, train, metric, tokens, base)
+    spec |= {"plan": plan.model_dump(mode="json"), "work": str(work), "out": str(out)}
+    record: dict[str, Any] = run_job("train", spec | {"save_steps": save_steps, "save_minutes": save_minutes})
+    return record | {"plan": plan.model_dump(mode="json")}
+
+
+def _spec(task: TaskSection, model: Model, train: Train, metric: str, tokens: Path, base: Path) -> dict[str, Any]:
+    """What `tasks.learner.Job` takes."""
+    sections = {"task": task, "model": model, "train": train}
+    return {name: section.model_dump(mode="json") for name, section in sections.items()} | {
+        "base": str(base),
+        "tokens": str(tokens),
+        "metric": metric,
+    }
+
+
+def plan_artifact(context: Context, tokens: Artifact) -> Artifact:
+    """The frozen plan of this recipe, data and machine."""
+    recipe = context.recipe
+    defaults = Train()
+    beside_the_plan = ("learning_rate", "weight_decay", "max_grad_norm", "early_stopping_patience", "seed", *SAVING)
+    settings = _settings(context) | {
+        "train": recipe.train.model_copy(update={name: getattr(defaults, name) for name in beside_the_plan}),
+        "machine": fingerprint(),
+    }
+    return context.artifact(
+        "plan",
+        plan_training,
+        settings=settings,
+        inputs={"tokens": tokens},
+        unkeyed=_unkeyed(context),
+        modules=("tasks.learner", type(context.family).__module__),
+        libraries=LIBRARIES,
+        apart_from=DRAWING,
+        part_of="train",
+    )
+
+
+SAVING = ("save_steps", "save_minutes")
+"""How often to save changes nothing that is learnt, so it is no part of the key."""
+
+
+def _settings(context: Context) -> dict[str, Any]:
+    recipe = context.recipe
+    _, digest = base_model(recipe.model, context.home)
+    # Where the base model lies changes nothing either: its digest is in the key.
+    model = recipe.model.model_copy(update={"base": "", "revision": None})
+    return {"task": recipe.task, "model": model, "metric": recipe.metric, "base_digest": digest}
+
+
+def _unkeyed(context: Context) -> dict[str, Any]:
+    base, _ = base_model(context.recipe.model, context.home)
+
+    def run_job(job: str, spec: dict[str, Any]) -> Any:
+        return children.run(context.home.logs, job, spec, context.observer.event)
+
+    return {"base": base, "run_job": run_job}
+
+
+def rehearsal(context: Context, tokens: Artifact, plan: Plan) -> dict[str, Any]:
+    """What a few real steps foretell of the training; see `tasks.rehearsal`."""
+    recipe, unkeyed = context.recipe, _unkeyed(context)
+    spec = _spec(recipe.task, recipe.model, recipe.train, recipe.metric, context.path(tokens), unkeyed["base"])
+    forecast: dict[str, Any] = unkeyed["run_job"]("rehearse", spec | {"plan": plan.model_dump(mode="json")})
+    return forecast
+
+
+@stage_task
+def train(context: Context, tokens: Artifact) -> Artifact:
+    """Fine-tune the base model in a child process; a retry resumes from the last whole checkpoint."""
+    recipe = context.recipe
+    planned = plan_artifact(context, tokens)
+    plan = Plan.model_validate(planned.summary)
+    defaults = Train()
+    section = recipe.train.model_copy(update={name: getattr(defaults, name) for name in SAVING})
+    while True:
+        settings = _settings(context) | {"train": section, "plan": plan}
+        comparable = plan.model_copy(update={"micro_batch_tokens": 0, "reasons": {}})
+        try:
+            return context.artifact(
+                "train",
+                train_model,
+                settings=settings,
+                inputs={"tokens": tokens},
+                unkeyed=_unkeyed(context) | {name: getattr(recipe.train, name) for name in SAVING},
+                modules=("tasks.learner", type(context.family).__module__),
+                libraries=LIBRARIES,
+                apart_from=DRAWING,
+                work_settings=settings | {"plan": comparable},
+            )
+        except OutOfMemory:
+            smaller = plan.halved()
+            if smaller is None:
+                raise
+            log.warning("out of memory: micro-batches of %d tokens from here on", smaller.micro_batch_tokens)
+            plan = smaller
+            context.replace(planned, plan.model_dump(mode="json"))

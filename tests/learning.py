@@ -1,0 +1,87 @@
+"""Tiny real parts for tests of learning: a random encoder, its tokenizer, and rows a model can learn in seconds."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+WORDS = ["good", "fine", "great", "bad", "awful", "poor", "so", "very", "the", "film", "was", "today", "it", "all"]
+GOOD, BAD = WORDS[:3], WORDS[3:6]
+
+
+def tiny_encoder(folder: Path, dropout: float = 0.0) -> Path:
+    """A random two-layer BERT with a word tokenizer, saved as any base model is."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    torch.manual_seed(7)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {word: i for i, word in enumerate(special + WORDS)}
+    config = BertConfig(
+        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=64, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder)
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        mask_token="[MASK]", model_max_length=64,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
+    """Texts of 3 to 30 words and their label: which kind of word they contain."""
+    draw = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        label = draw.choice(["negative", "positive"])
+        telling = GOOD if label == "positive" else BAD
+        words = [draw.choice(telling if i % 3 == 0 else WORDS[6:]) for i in range(draw.randint(3, 30))]
+        rows.append((" ".join(words), label))
+    return rows
+
+
+def token_files(folder: Path, counts: dict[str, int]) -> Path:
+    """A tokenize artifact of `sentences`, written by hand."""
+    folder.mkdir(parents=True, exist_ok=True)
+    index = {word: i + 5 for i, word in enumerate(WORDS)}
+    for number, (side, count) in enumerate(counts.items()):
+        rows = sentences(count, seed=number)
+        ids = [[2, *(index[word] for word in text.split()), 3] for text, _ in rows]
+        table = pa.table(
+            {
+                "id": [f"{side}-{i}" for i in range(count)],
+                "input_ids": pa.array(ids, pa.list_(pa.int32())),
+                "length": pa.array([len(row) for row in ids], pa.int32()),
+                "labels": pa.array([["negative", "positive"].index(label) for _, label in rows], pa.int64()),
+            }
+        )
+        with pa.ipc.new_stream(folder / f"{side}.arrow", table.schema) as stream:
+            for batch in table.to_batches(max_chunksize=50):
+                stream.write_batch(batch)
+    meta = {"labels": ["negative", "positive"], "pad_token_id": 0, "max_seq_length": 64, "text_column": "text"}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    return folder
+
+
+def job_spec(base: Path, tokens: Path, **train: Any) -> dict[str, Any]:
+    """What `tasks.learner.Job` takes, for the tiny parts."""
+    train = {"learning_rate": 3e-3, "global_batch_size": 16, "epochs": 2, "precision": "fp32", **train}
+    return {
+        "task": {"family": "text-classification", "labels": ["negative", "positive"]},
+        "model": {"base": "", "dropout": train.pop("dropout", None)},
+        "train": train,
+        "base": str(base),
+        "tokens": str(tokens),
+        "metric": "macro_f1",
+    }

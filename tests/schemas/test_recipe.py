@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+from pydantic import ValidationError
+
+from schemas import base
+from schemas.errors import EnvironmentMistake, Mistake, Problem, RecipeError
+from schemas.recipe import STAGES, Recipe, Stage, Train
+
+
+@pytest.fixture(scope="module")
+def schema():
+    return Recipe.model_json_schema()
+
+
+def sections(schema):
+    return [schema, *schema["$defs"].values()]
+
+
+def test_unions_are_published_as_plain_any_of_for_the_form(schema):
+    published = json.dumps(schema)
+    assert "discriminator" not in published
+    assert "oneOf" not in published
+    assert [
+        len(schema["$defs"]["Train"]["properties"]["method"]["anyOf"]),
+        "anyOf" in schema["properties"]["task"],
+    ] == [2, True]
+
+
+def test_every_field_has_a_description_for_the_form(schema):
+    bare = [
+        f"{section.get('title')}.{name}"
+        for section in sections(schema)
+        for name, field in section.get("properties", {}).items()
+        if "description" not in field and name not in {"kind", "family"} and "$ref" not in field
+    ]
+    assert bare == []
+
+
+def test_the_stages_are_said_once():
+    from typing import get_args
+
+    assert STAGES == get_args(Stage)
+
+
+def test_a_recipe_survives_json_and_comes_back_equal(tmp_path):
+    recipe = minimal(
+        train={"method": {"kind": "lora", "r": 4}}, task={"family": "text-classification", "labels": ["a", "b"]}
+    )
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_a_recipe_cannot_be_changed():
+    with pytest.raises(ValidationError, match="frozen"):
+        minimal().train.epochs = 3
+    assert Train().epochs == 2
+
+
+def minimal(**sections):
+    return Recipe.model_validate(
+        {"name": "r", "task": {"family": "text-classification"}, "model": {"base": "b"},
+         "collect": {"source": {"kind": "csv", "path": "x.csv"}}} | sections
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"split": {"kind": "official"}}, "split.kind 'official' needs"),
+        ({"collect": {"source": {"kind": "csv", "path": "x", "test_path": "y"}}}, "brings its own test rows"),
+        ({"split": {"kind": "hash", "test": 0.5, "validation": 0.5}}, "at least 0.1 must be left to train"),
+        ({"gate": {"thresholds": [{"metric": "rouge", "at_least": 0.1}]}}, "gate.thresholds.0.metric is 'rouge'"),
+    ],
+)
+def test_rules_across_fields(sections, message):
+    with pytest.raises(ValidationError, match=message):
+        minimal(**sections)
+
+
+FAMILY = """
+from typing import ClassVar, Literal
+from schemas.base import TaskSection
+
+class EchoTask(TaskSection):
+    \"\"\"Says it again.\"\"\"
+    metrics: ClassVar[tuple[str, ...]] = ("exact",)
+    family: Literal["echo"] = "echo"
+    loudness: int = 3
+    \"\"\"In decibels.\"\"\"
+    def columns(self):
+        return {"text": "text"}
+
+class Echo:
+    section = EchoTask
+"""
+
+
+def test_another_package_adds_a_family_by_an_entry_point_and_the_form_offers_it(tmp_path):
+    (tmp_path / "echo_family.py").write_text(FAMILY)
+    info = tmp_path / "echo_family-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: echo-family\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[hone.families]\necho = echo_family:Echo\n")
+    script = f"""
+import sys, json
+sys.path.insert(0, {str(tmp_path)!r})
+from schemas.recipe import Recipe
+from schemas.loading import validate_recipe
+titles = [ref["$ref"].rsplit("/")[-1] for ref in Recipe.model_json_schema()["properties"]["task"]["anyOf"]]
+recipe = validate_recipe({{"name": "r", "task": {{"family": "echo", "loudness": 5}}, "model": {{"base": "b"}},
+                          "collect": {{"source": {{"kind": "csv", "path": "x.csv"}}}}}})
+print(json.dumps([titles, recipe.task.loudness, recipe.metric]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [["EchoTask", "TextClassificationTask"], 5, "exact"]
+
+
+def test_a_family_that_does_not_import_is_named(monkeypatch):
+    broken = EntryPoint("broken", "no_such_module:Family", "hone.families")
+    monkeypatch.setattr(base, "_family_entry_points", lambda: {"broken": broken})
+    base.load_family.cache_clear()
+    with pytest.raises(EnvironmentMistake, match=r"hone\.families = 'broken': .*No module named 'no_such_module'"):
+        base.load_family("broken")
+    base.load_family.cache_clear()
+
+
+def test_a_mistake_crosses_a_process_border_with_its_kind_and_problems():
+    mistake = RecipeError(
+        [Problem("a.b", {1, 2}, "is wrong", "mend it", 3), Problem("c", None, "is missing", "add it")]
+    )
+    there = Mistake.from_dict(json.loads(json.dumps(mistake.as_dict())))
+    assert type(there) is RecipeError
+    assert str(there) == "line 3: a.b = '{1, 2}': is wrong; mend it\nc: is missing; add it"

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tasks.batches import BUCKET_STEPS, EpochBatches, TokenTable, micro_batches
+from tests.learning import token_files
+
+
+@pytest.fixture
+def table(tmp_path):
+    return TokenTable(token_files(tmp_path, {"train": 230}) / "train.arrow", pad_token_id=0)
+
+
+def test_rows_are_read_across_arrow_chunks_as_they_were_written(table, tmp_path):
+    import pyarrow as pa
+
+    written = pa.ipc.open_stream(tmp_path / "train.arrow").read_all().column("input_ids").to_pylist()
+    assert [table.row(i).tolist() for i in range(len(table))] == written
+
+
+def test_a_batch_is_padded_to_its_longest_row_and_no_further(table):
+    rows = np.array([0, 7, 120])
+    batch = table.batch(rows)
+    assert batch["input_ids"].shape == (3, table.lengths[rows].max())
+    assert batch["attention_mask"].sum(1).tolist() == table.lengths[rows].tolist()
+    assert torch.equal(batch["input_ids"] == 0, batch["attention_mask"] == 0)
+
+
+def test_micro_batches_keep_every_row_once_and_stay_within_the_budget(table):
+    rows = np.arange(64)
+    cuts = micro_batches(rows, table.lengths, budget=100)
+    assert sorted(np.concatenate(cuts).tolist()) == rows.tolist()
+    assert max(len(cut) * table.lengths[cut].max() for cut in cuts) <= 100
+    assert len(cuts) > 1
+
+
+def test_a_row_longer_than_the_budget_goes_alone():
+    cuts = micro_batches(np.arange(3), np.array([200, 10, 10]), budget=50)
+    assert [cut.tolist() for cut in cuts] == [[0], [2, 1]]
+
+
+def test_an_epoch_has_every_row_once_and_the_next_one_another_order(table):
+    batches = EpochBatches(table.lengths, 16, seed=3)
+    first = list(batches)
+    batches.set_epoch(1)
+    second = list(batches)
+    assert len(first) == len(batches) == 15
+    assert sorted(sum(first, [])) == sorted(sum(second, [])) == list(range(230))
+    assert first != second
+
+
+def test_the_order_follows_from_seed_and_epoch_alone(table):
+    one, other = EpochBatches(table.lengths, 16, seed=3), EpochBatches(table.lengths, 16, seed=3)
+    list(one)
+    one.set_epoch(1)
+    other.set_epoch(1)
+    assert list(one) == list(other)
+    assert list(EpochBatches(table.lengths, 16, seed=4)) != list(EpochBatches(table.lengths, 16, seed=3))
+
+
+def test_like_lengths_share_a_batch_so_that_little_is_padding():
+    lengths = np.random.default_rng(0).integers(3, 120, size=64 * BUCKET_STEPS)
+    batches = [np.array(rows) for rows in EpochBatches(lengths, 64, seed=0)]
+    padded = sum(len(rows) * lengths[rows].max() for rows in batches)
+    assert padded / lengths.sum() < 1.03
+
+
+def test_the_rows_of_a_step_are_the_same_on_any_number_of_processes(table):
+    alone = [sorted(rows) for rows in EpochBatches(table.lengths, 16, seed=3)]
+    shared = zip(*(EpochBatches(table.lengths, 16, seed=3, rank=r, world=2) for r in range(2)), strict=True)
+    assert [sorted(a + b) for a, b in shared] == alone

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from schemas.errors import ChildDied, Mistake, OutOfMemory
+from tasks import child as child_module
+from tasks.child import Child, Children
+from tests.learning import job_spec, tiny_encoder, token_files
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parts")
+    tokens = token_files(folder / "tokens", {"train": 200, "validation": 40, "test": 40})
+    return job_spec(tiny_encoder(folder / "base"), tokens)
+
+
+@pytest.fixture(scope="module")
+def child(tmp_path_factory):
+    child = Child(tmp_path_factory.mktemp("child") / "child.log")
+    yield child
+    child.stop()
+
+
+def test_a_job_runs_and_the_child_stays_warm_for_the_next(child, spec):
+    first = child.run("plan", spec)
+    began = time.monotonic()
+    assert child.run("plan", spec) == first
+    assert time.monotonic() - began < 2
+
+
+def test_a_users_mistake_crosses_the_border_whole(child, spec):
+    wrong = spec | {"train": spec["train"] | {"method": {"kind": "lora", "target_modules": ["no_such"]}}}
+    with pytest.raises(Mistake) as caught:
+        child.run("plan", wrong)
+    (problem,) = caught.value.problems
+    assert problem.field == "train.method.target_modules"
+    assert "choose among" in problem.remedy
+    assert child.alive
+
+
+def test_a_failure_is_a_fault_that_shows_the_childs_last_words(child, spec):
+    with pytest.raises(ChildDied, match="FileNotFoundError"):
+        child.run("plan", spec | {"tokens": "/no/such/folder"})
+
+
+def test_running_out_of_memory_is_told_from_other_deaths(child, spec, monkeypatch):
+    dying = Child(child.log_file.with_name("dying.log"))
+    dying.run("plan", spec)
+    os.kill(dying.pid, signal.SIGKILL)
+    with pytest.raises(ChildDied, match="SIGKILL") as caught:
+        dying.run("plan", spec)
+    assert not isinstance(caught.value, OutOfMemory)
+    dying.stop()
+
+    kills = iter([0, 1])
+    monkeypatch.setattr(child_module, "_kernel_oom_kills", lambda: next(kills))
+    starved = Child(child.log_file.with_name("starved.log"))
+    os.kill(starved.pid, signal.SIGKILL)
+    with pytest.raises(OutOfMemory):
+        starved.run("plan", spec)
+    starved.stop()
+
+
+def test_a_dead_child_is_replaced(tmp_path, spec):
+    children = Children()
+    first = children.warm(tmp_path).pid
+    os.kill(first, signal.SIGKILL)
+    psutil.Process(first).wait(10)
+    assert children.run(tmp_path, "plan", spec)["steps"] == 26
+    assert children.warm(tmp_path).pid != first
+    children.stop()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_the_child_dies_with_its_parent_however_that_dies(tmp_path, spec, how):
+    long = spec | {"train": spec["train"] | {"epochs": 1000, "early_stopping_patience": None}}
+    script = f"""
+import json, os, sys
+from pathlib import Path
+from tasks.child import Child
+child = Child(Path({str(tmp_path)!r}) / "log")
+spec = json.loads({json.dumps(json.dumps(long))})
+plan = child.run("plan", spec)
+print(child.pid, flush=True)
+started = lambda event: print("training", flush=True) if "steps" in event else None
+child.run("train", spec | {{"plan": plan, "work": {str(tmp_path)!r}, "out": {str(tmp_path)!r}, "save_minutes": 9}}, started)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    pid = int(parent.stdout.readline())
+    assert parent.stdout.readline() == "training\n"
+    orphan = psutil.Process(pid)
+    parent.send_signal(how)
+    parent.wait()
+    gone, alive = psutil.wait_procs([orphan], timeout=5)
+    assert [p.pid for p in gone] == [pid]
+    assert alive == []
+
+
+def test_a_users_own_modules_do_not_shadow_ours(tmp_path, spec, monkeypatch):
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "__init__.py").write_text("raise RuntimeError('the wrong tasks')")
+    monkeypatch.chdir(tmp_path)
+    child = Child(tmp_path / "log")
+    assert child.run("plan", spec)["steps"] == 26
+    child.stop()

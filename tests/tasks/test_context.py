@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from schemas.loading import validate_recipe
+from tasks.context import Context, Observer
+from tasks.home import Home
+
+CALLS: list[str] = []
+
+
+def write_text(text, out, before=None):
+    CALLS.append("write_text")
+    (out / "text.txt").write_text(text)
+    return {"chars": len(text)}
+
+
+def double(source, out):
+    CALLS.append("double")
+    (out / "text.txt").write_text(2 * (source / "text.txt").read_text())
+    return {}
+
+
+def fail_once(work, out):
+    CALLS.append("fail_once")
+    done = work / "half"
+    if not done.exists():
+        done.write_text("")
+        raise RuntimeError("died half-way")
+    (out / "text.txt").write_text("whole")
+    return {}
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    monkeypatch.setenv("HONE_HOME", str(tmp_path / "home"))
+    CALLS.clear()
+    recipe = validate_recipe(
+        {"name": "r", "task": {"family": "text-classification"}, "collect": {"source": {"kind": "csv", "path": "x.csv"}},
+         "model": {"base": "b"}}
+    )  # fmt: skip
+    return lambda **options: Context(recipe, Home.open(tmp_path), "run", **options)
+
+
+def chain(context, text="a"):
+    first = context.artifact("collect", write_text, settings={"text": text})
+    return first, context.artifact("clean", double, settings={}, inputs={"source": first})
+
+
+def test_a_second_run_computes_nothing(make):
+    chain(make())
+    again = chain(make())
+    assert CALLS == ["write_text", "double"]
+    assert [artifact.cached for artifact in again] == [True, True]
+
+
+def test_a_changed_setting_reruns_its_stage_and_all_after_and_says_why(make):
+    chain(make())
+    first, second = chain(make(), "b")
+    assert CALLS == ["write_text", "double"] * 2
+    assert first.why == 'text "a" → "b"'
+    assert second.why == "source changed"
+
+
+def test_refresh_reruns_the_stage_and_all_after_it_though_nothing_changed(make):
+    chain(make())
+    first, second = chain(make(refresh="clean"))
+    assert CALLS == ["write_text", "double", "double"]
+    assert (first.cached, second.cached) == (True, False)
+    assert second.why == "refresh: clean"
+
+
+def test_a_truncated_file_makes_exactly_that_stage_run_again(make):
+    context = make()
+    first, _ = chain(context)
+    (context.path(first) / "text.txt").write_text("")
+    first, second = chain(make())
+    assert CALLS == ["write_text", "double", "write_text"]
+    assert first.why == "damaged: text.txt has 0 bytes, not 1"
+    assert second.cached
+
+
+def test_a_deleted_artifact_makes_exactly_that_stage_run_again(make):
+    import shutil
+
+    context = make()
+    first, _ = chain(context)
+    shutil.rmtree(context.path(first))
+    first, second = chain(make())
+    assert CALLS == ["write_text", "double", "write_text"]
+    assert (first.why, second.cached) == ("gone from the store", True)
+
+
+def test_other_bytes_of_the_same_size_are_computed_again_when_they_are_read(make):
+    context = make()
+    first, _ = chain(context)
+    (context.path(first) / "text.txt").write_text("X")
+    again = make(refresh="clean")
+    _, second = chain(again)
+    assert CALLS == ["write_text", "double", "write_text", "double"] or CALLS == [
+        "write_text",
+        "double",
+        "double",
+        "write_text",
+    ]
+    assert (again.path(second) / "text.txt").read_text() == "aa"
+
+
+def test_work_in_progress_outlives_a_failure_and_goes_with_success(make):
+    context = make()
+
+    def run():
+        return context.artifact("train", fail_once, settings={}, work_settings={})
+
+    with pytest.raises(RuntimeError):
+        run()
+    assert [p.name.startswith("train-") for p in context.home.work.iterdir()] == [True]
+    assert (context.path(run()) / "text.txt").read_text() == "whole"
+    assert list(context.home.work.iterdir()) == []
+
+
+def test_two_runs_at_once_compute_an_artifact_once(make):
+    context = make()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(chain, [context] * 8))
+    assert CALLS == ["write_text", "double"]
+
+
+def test_the_observer_hears_of_what_is_computed_and_of_nothing_else(make):
+    class Heard(Observer):
+        stages: list[str] = []
+
+        def computing(self, stage):
+            self.stages.append(stage)
+
+    chain(make(observer=Heard()))
+    chain(make(observer=Heard()))
+    assert Heard.stages == ["collect", "clean"]
+
+
+def test_a_summary_can_be_replaced_under_the_same_key(make):
+    context = make()
+    first, _ = chain(context)
+    context.replace(first, {"chars": 99})
+    again, _ = chain(make())
+    assert (again.cached, again.summary) == (True, {"chars": 99})

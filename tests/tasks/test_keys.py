@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import importlib
+import sys
+
+import pytest
+
+from schemas.recipe import Clean
+from tasks import keys
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A stage in a package of its own: `stagecode.stage` uses `stagecode.helper` inside a function."""
+    folder = tmp_path / "stagecode"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "stage.py").write_text("def compute():\n    from stagecode.helper import rule\n    return rule(1)\n")
+    (folder / "helper.py").write_text('"""Doc."""\nfrom . import deep\n\n\ndef rule(x):\n    return deep.rule(x)\n')
+    (folder / "deep.py").write_text("def rule(x):\n    return x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def digest():
+        importlib.invalidate_caches()
+        keys._module_digest.cache_clear()
+        keys._is_module.cache_clear()
+        return keys.code_digest("stagecode.stage")
+
+    yield folder, digest
+    for name in [n for n in sys.modules if n.startswith("stagecode")]:
+        del sys.modules[name]
+
+
+def test_code_changed_in_a_helpers_helper_changes_the_key(package):
+    folder, digest = package
+    before = digest()
+    (folder / "deep.py").write_text("def rule(x):\n    return x + 1\n")
+    assert digest() != before
+
+
+def test_comments_docstrings_and_layout_do_not_change_the_key(package):
+    folder, digest = package
+    before = digest()
+    (folder / "helper.py").write_text(
+        '"""Other."""\nfrom . import deep  # why\n\ndef rule(x):\n    """More."""\n    return deep.rule(\n        x)\n'
+    )
+    assert digest() == before
+
+
+def test_every_ingredient_changes_the_key():
+    def key(**changes):
+        parts = {"stage": "clean", "settings": {"rules": Clean()}, "inputs": {"raw": "a"}, "modules": ["schemas.frames"],
+                 "libraries": ["polars"]} | changes  # fmt: skip
+        return keys.stage_key(**parts)[0]
+
+    changed = [
+        key(stage="split"), key(settings={"rules": Clean(min_chars=2)}), key(inputs={"raw": "b"}),
+        key(modules=["tasks.batches"]), key(libraries=["numpy"]),
+    ]  # fmt: skip
+    assert key() == key()
+    assert len({key(), *changed}) == 6
+
+
+def test_the_key_does_not_depend_on_the_order_things_are_named_in():
+    one = keys.stage_key("s", {"a": 1, "b": {"x": 1, "y": 2}}, {}, [], ["numpy", "polars"])
+    other = keys.stage_key("s", {"b": {"y": 2, "x": 1}, "a": 1}, {}, [], ["polars", "numpy"])
+    assert one == other
+
+
+def test_every_module_named_as_plumbing_exists():
+    assert [name for name in keys.PLUMBING if not keys._is_module(name)] == []
+
+
+def test_no_stage_reaches_prefect_or_mlflow_plumbing_by_its_code():
+    """A change in how runs are tracked must not retrain a model."""
+    found = {}
+    for module in ("tasks.collect", "tasks.clean", "tasks.split", "tasks.tokenize", "tasks.learner", "tasks.evaluate"):
+        waiting, seen = [module], set()
+        while waiting:
+            name = waiting.pop()
+            if name not in seen and name not in keys.PLUMBING:
+                seen.add(name)
+                waiting += keys._module_digest(keys._source_path(name), name)[1]
+        found[module] = seen
+    assert {name for seen in found.values() for name in seen} & {
+        "tasks.tracking",
+        "tasks.register",
+        "tasks.child",
+    } == set()
+    assert "tasks.batches" in found["tasks.learner"]
+    assert "tasks.split" not in found["tasks.collect"]

