@@ -35,5 +35,5 @@ async def finetune(recipe: Recipe, refresh: Stage | None = None) -> Summary:
         model = train(context, tokens)
         scores = evaluate(context, sides, tokens, model)
         verdict = gate(context, sides, model, scores)
-        version = register(context, cleaned, sides, model, scores, verdict)
+        version = register(context, cleaned=cleaned, sides=sides, model=model, scores=scores, verdict=verdict)
         return summarize(context, [raw, cleaned, sides, tokens, model, scores, verdict, version])

@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.observer import RunObserver
 from schemas.recipe import Recipe, Stage
-from schemas.records import Artifact, ModelVersion, Outcome, Summary, Verdict
+from schemas.records import Artifact, ModelVersion, Outcome, StageLine, Summary, Verdict
 from tasks.child import children
 from tasks.context import Context
 from tasks.families import family_of
@@ -36,10 +36,17 @@ class PipelineContext(Context):
 
     def __init__(self, recipe: Recipe, home: Home, run: Run, refresh: Stage | None) -> None:
         observer = RunObserver(home, run, recipe.name, family_of(recipe.task))
-        super().__init__(recipe, home, run.run_id, refresh, observer=observer, orchestrated=True)
+        super().__init__(
+            recipe,
+            home,
+            run.run_id,
+            flow_run_id=_flow_run_id(),
+            refresh=refresh,
+            observer=observer,
+            orchestrated=True,
+        )
         self.run = run
         self.began = time.monotonic()
-        self.flow_run_id = _flow_run_id()
 
 
 @contextmanager
@@ -113,11 +120,22 @@ def summarize(context: PipelineContext, outcomes: Sequence[Outcome]) -> Summary:
             **{side: sides.summary[side] for side in ("train", "validation", "test", "leaked")},
         },
         train=_training(model),
-        stages=tuple(outcomes),
+        stages=tuple(_line(outcome) for outcome in outcomes),
         seconds=time.monotonic() - context.began,
     )
     _record(context, summary, sides, tokens, scores)
     return summary
+
+
+def _line(outcome: Outcome) -> StageLine:
+    return StageLine(
+        name=outcome.stage,
+        key=outcome.key,
+        cached=outcome.cached,
+        why=outcome.why,
+        seconds=outcome.seconds,
+        run_id=outcome.run_id,
+    )
 
 
 def _artifact(outcome: Outcome) -> Artifact:
@@ -167,7 +185,9 @@ def report(recipe: str, page: str, url: str | None) -> None:
 def _page(summary: Summary, evaluation: str) -> str:
     """The report as Markdown: verdict, evaluation, rows, and where the time went."""
     model = summary.model
-    stages = [f"| {s.stage} | {'cached' if s.cached else 'computed'} | {s.seconds:.1f} | {s.why} |" for s in summary.stages]
+    stages = [
+        f"| {s.name} | {'cached' if s.cached else 'computed'} | {s.seconds:.1f} | {s.why} |" for s in summary.stages
+    ]
     reasons = [f"| {reason} | {count:,} |" for reason, count in summary.rows["quarantined"].items()]
     parts = [
         f"**{model.name}** version **{model.version}** {' '.join(f'`{alias}`' for alias in model.aliases)}",

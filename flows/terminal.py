@@ -172,7 +172,7 @@ def _gate_table(summary: Summary) -> Table:
 
 def _footer(summary: Summary) -> list[Text]:
     spent = sorted((s for s in summary.stages if not s.cached), key=lambda s: -s.seconds)
-    where = ", ".join(f"{s.stage} {s.seconds:.1f} s" for s in spent[:4] if s.seconds >= 0.1) or "everything was cached"
+    where = ", ".join(f"{s.name} {s.seconds:.1f} s" for s in spent[:4] if s.seconds >= 0.1) or "everything was cached"
     lines = [Text(f"{summary.seconds:.1f} s in all: {where}", style="dim")]
     quarantined = summary.rows["quarantined"]
     if quarantined:

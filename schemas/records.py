@@ -124,6 +124,17 @@ class ModelVersion(Outcome):
     aliases: tuple[str, ...]
 
 
+class StageLine(Record):
+    """One line of the summary's table of stages; see `Outcome`."""
+
+    name: str
+    key: str
+    cached: bool
+    why: str
+    seconds: float
+    run_id: str
+
+
 class Summary(Record):
     """What a run ends with; `hone run --json` prints it as its last line."""
 
@@ -138,5 +149,5 @@ class Summary(Record):
     gate: Verdict
     rows: dict[str, Any]
     train: dict[str, Any]
-    stages: tuple[Outcome, ...]
+    stages: tuple[StageLine, ...]
     seconds: float

@@ -42,6 +42,7 @@ class Context:
         recipe: What was asked.
         home: Where it happens.
         run_id: The pipeline's MLflow run.
+        flow_run_id: Prefect's, where it runs it.
         refresh: This stage and all after it are computed again, whatever the store holds.
         observer: Told what happens.
         orchestrated: Stages run as Prefect tasks; else as plain functions.
@@ -52,6 +53,8 @@ class Context:
         recipe: Recipe,
         home: Home,
         run_id: str,
+        *,
+        flow_run_id: str = "",
         refresh: Stage | None = None,
         observer: Observer | None = None,
         orchestrated: bool = False,
@@ -59,6 +62,7 @@ class Context:
         self.recipe = recipe
         self.home = home
         self.run_id = run_id
+        self.flow_run_id = flow_run_id
         self.refresh = refresh
         self.family: Family = family_of(recipe.task)
         self.store = Store(home.store, home.materialised)

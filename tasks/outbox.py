@@ -47,6 +47,7 @@ class Outbox:
         self._run_id = run_id
         self._ops: deque[Op] = deque(ops)
         self._sending = threading.Lock()
+        self._away = False
         self._pause = 0.0
         self._not_before = 0.0
 
@@ -98,12 +99,16 @@ class Outbox:
             if is_away(error):
                 self._pause = min(max(2 * self._pause, 0.2), LONGEST_PAUSE_S)
                 self._not_before = time.monotonic() + self._pause
-                log.warning("MLflow is away (%s); %d messages wait", first_line(error), len(self._ops))
+                level = logging.DEBUG if self._away else logging.WARNING
+                log.log(level, "MLflow is away (%s); %d messages wait", first_line(error), len(self._ops))
+                self._away = True
                 return False
             log.error("MLflow refused %s of run %s: %s", op["op"], self._run_id, first_line(error))  # noqa: TRY400
         for _ in range(taken):
             self._ops.popleft()
-        self._pause = 0.0
+        if self._away:
+            log.info("MLflow is back")
+        self._away, self._pause = False, 0.0
         return True
 
     def _merged_metrics(self) -> tuple[Op, int]:
@@ -169,7 +174,7 @@ def patiently(call: Callable[[], Result], home: Home, *, limit_s: float | None =
         Fault: MLflow was away all that time.
     """
     deadline = time.monotonic() + (MUST_S if limit_s is None else limit_s)
-    pause = 0.2
+    pause, level = 0.2, logging.WARNING
     while True:
         try:
             return call()
@@ -179,7 +184,8 @@ def patiently(call: Callable[[], Result], home: Home, *, limit_s: float | None =
             said = first_line(error)
         if time.monotonic() + pause > deadline:  # outside the handler: a chained error would show the password
             raise Fault(f"MLflow at {without_password(home.mlflow_uri)} is away: {said}")
-        log.warning("MLflow is away (%s); trying again in %.1f s", said, pause)
+        log.log(level, "MLflow is away (%s); trying again for %.0f s", said, deadline - time.monotonic())
+        level = logging.DEBUG
         time.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311  spreads clients, keeps no secret
         pause = min(pause * 2, LONGEST_PAUSE_S)
 

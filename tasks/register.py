@@ -200,7 +200,14 @@ class Verifier:
         with tempfile.TemporaryDirectory() as scratch:
             asked, out = Path(scratch) / "rows.json", Path(scratch) / "out.json"
             asked.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-            job = {"tracking_uri": tracking_uri, "model_uri": model_uri, "rows": str(asked), "out": str(out)}
+            into = scratch if tracking_uri.startswith("http") else None
+            job = {
+                "tracking_uri": tracking_uri,
+                "model_uri": model_uri,
+                "into": into,
+                "rows": str(asked),
+                "out": str(out),
+            }
             try:
                 self._process.communicate(json.dumps(job) + "\n", timeout=VERIFY_S)
             except subprocess.TimeoutExpired as error:
@@ -319,7 +326,6 @@ def _save(files: Path, logged: LoggedModel, candidate: _Candidate) -> None:
     import pandas as pd
     from mlflow.models import Model
 
-    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # it announces every step
     example = candidate.samples.select(candidate.family.text_columns).head(3)
     mlflow.pyfunc.save_model(
         path=str(files),
@@ -479,16 +485,19 @@ verifiers = Verifiers()
 
 @stage_task
 def register(
-    context: Context, cleaned: Artifact, sides: Artifact, model: Artifact, scores: Artifact, verdict: Verdict
+    context: Context, *, cleaned: Artifact, sides: Artifact, model: Artifact, scores: Artifact, verdict: Verdict
 ) -> ModelVersion:
     """Make the model a version in the registry, once; promote it where the recipe says so and the gate is open."""
     import polars as pl
 
     recipe, split = context.recipe, context.path(sides)
     lineage = lineage_of(
-        context.home.project, train_key=model.key, data_digest=sides.key, mlflow_run_id=context.run_id,
+        context.home.project,
+        flow_run_id=context.flow_run_id,
+        train_key=model.key,
+        data_digest=sides.key,
         weights_sha256=model.summary["weights_sha256"],
-    )  # fmt: skip
+    )
     card = model_card(
         recipe,
         rows={

@@ -7,9 +7,12 @@ of `champion` are serialised by a file lock, guarded by the champion that is exp
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
+import posixpath
+import tempfile
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -79,19 +82,34 @@ def files_of(home: Home, registered: Registered, inside: str = "artifacts/model"
         Fault: MLflow is away.
         FileNotFoundError: The version has no such file.
     """
-    from mlflow.artifacts import download_artifacts
     from mlflow.utils.file_utils import local_file_uri_to_path
 
     mlflow = client(home)
     location = patiently(lambda: mlflow.get_model_version_download_uri(registered.name, registered.version), home)
     if location.startswith(("file:", "/")):
-        local = Path(local_file_uri_to_path(location)) / inside
+        local = Path(local_file_uri_to_path(location)) / inside  # type: ignore[no-untyped-call]
     else:
-        uri = f"{location}/{inside}"
-        local = Path(patiently(lambda: download_artifacts(artifact_uri=uri, tracking_uri=home.mlflow_uri), home))
+        local = home.materialised / "models" / hashlib.sha256(location.encode()).hexdigest()[:32] / inside
+        if not local.exists():
+            patiently(lambda: _download(home, location, inside, local), home)
     if not local.exists():
         raise FileNotFoundError(f"{registered.name} version {registered.version} has no {inside}")
     return local
+
+
+def _download(home: Home, location: str, inside: str, local: Path) -> None:
+    """Fetch a part of a logged model, whole or not at all; one that is not there is left out."""
+    from mlflow.artifacts import download_artifacts, list_artifacts
+
+    there = list_artifacts(artifact_uri=f"{location}/{posixpath.dirname(inside)}", tracking_uri=home.mlflow_uri)
+    if posixpath.basename(inside) not in {posixpath.basename(found.path) for found in there}:
+        return
+    local.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=local.parent) as draft:
+        uri = f"{location}/{inside}"
+        fetched = download_artifacts(artifact_uri=uri, dst_path=draft, tracking_uri=home.mlflow_uri)
+        if not local.exists():  # another process may have been faster
+            Path(fetched).rename(local)
 
 
 def promote(

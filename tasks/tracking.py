@@ -54,6 +54,13 @@ SYSTEM_METRICS_S = 10.0
 KEEP_ENDED_S = 30 * 86_400.0
 """How long the journal keeps runs that have ended."""
 
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # it would try seven times over four minutes; `patiently` decides that here
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""How MLflow is asked to behave, unless the environment says otherwise."""
+
 # Limits of MLflow 3.17 (mlflow.utils.validation).
 PARAMS_PER_BATCH = 100
 PARAM_LENGTH = 6_000
@@ -63,11 +70,11 @@ DIGEST_LENGTH = 36
 
 def client(home: Home) -> MlflowClient:
     """A client of the home's MLflow."""
-    # MLflow tries a request seven times over four minutes by itself; here is who decides how long to wait.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it announces every step
     return MlflowClient(home.mlflow_uri)
 
 
@@ -102,7 +109,6 @@ def _is_prepared(database: Path, note: Path, wanted: str) -> bool:
 
 def _make_database(uri: str, database: Path, artifacts: Path) -> None:
     """MLflow makes what is missing. It is copied first: MLflow's migrations cannot be undone by a crash."""
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it announces every step
     database.parent.mkdir(parents=True, exist_ok=True)
     before = _schema(database)
     backup = database.with_name(f"{database.name}.{before}.bak")
@@ -123,12 +129,16 @@ def _migrate(uri: str, database: Path, artifacts: Path) -> None:
     from mlflow.exceptions import MlflowException
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     try:
         SqlAlchemyStore(uri, artifacts.as_uri()).engine.dispose()  # type: ignore[no-untyped-call]
-        return
     except MlflowException as error:
         if "out-of-date" not in str(error):
             raise
+        _upgrade(uri, database)
+
+
+def _upgrade(uri: str, database: Path) -> None:
     upgrade = [sys.executable, "-P", "-m", "mlflow", "db", "upgrade", uri]
     done = subprocess.run(upgrade, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -365,7 +375,9 @@ class Run:
         self._stop.set()
         self._thread.join(JOIN_S)
         self._outbox.put({"op": "end", "status": status, "time_ms": _now_ms()})
-        if not self._outbox.deliver(END_S):
+        if self._outbox.deliver(END_S):
+            shutil.rmtree(_unsent(self._home) / self.run_id, ignore_errors=True)
+        else:
             _keep_unsent(self._home, self.run_id, self._outbox.left())
         self._entry.close(self._home, status)
         self._lock.release()
@@ -425,7 +437,6 @@ class _SystemMetrics:
     def _make(self) -> SystemMetricsMonitor:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)  # it reports every missing GPU
         return SystemMetricsMonitor(  # type: ignore[no-untyped-call]
             self._run_id, tracking_uri=self._home.mlflow_uri
         )

@@ -3,7 +3,8 @@
     python -P tasks/verify.py MODULE...
 
 Imports MLflow and the modules named, which takes seconds, then waits for one job, a line of JSON on standard input:
-`tracking_uri`, `model_uri`, `rows` (JSON file: records to predict), `out` (JSON file to write: the predicted records).
+`tracking_uri`, `model_uri`, `into` (where to download it, or null for a model on this disk), `rows` (JSON file: records
+to predict), `out` (JSON file to write: the predicted records).
 Ends by itself when standard input closes, so it never outlives the process that started it.
 """
 
@@ -33,7 +34,7 @@ def main() -> None:
     job = json.loads(line)
     mlflow.set_tracking_uri(job["tracking_uri"])
     # Suppressed: comparing the requirements with what is installed takes half a second, and they were pinned from it.
-    model = mlflow.pyfunc.load_model(job["model_uri"], suppress_warnings=True)
+    model = mlflow.pyfunc.load_model(job["model_uri"], suppress_warnings=True, dst_path=job["into"])
     rows = pd.DataFrame(json.loads(Path(job["rows"]).read_text(encoding="utf-8")))
     served = model.predict(rows).to_dict(orient="records")
     Path(job["out"]).write_text(json.dumps(served, ensure_ascii=False), encoding="utf-8")

@@ -65,7 +65,10 @@ class TextClassifier(PythonModel):
         )
 
     def predict(
-        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None  # noqa: ARG002
+        self,
+        context: Any,  # noqa: ARG002  MLflow passes it
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
         """One row per text, in order.
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
@@ -47,7 +49,7 @@ def test_an_epoch_has_every_row_once_and_the_next_one_another_order(table):
     batches.set_epoch(1)
     second = list(batches)
     assert len(first) == len(batches) == 15
-    assert sorted(sum(first, [])) == sorted(sum(second, [])) == list(range(230))
+    assert sorted(chain(*first)) == sorted(chain(*second)) == list(range(230))
     assert first != second
 
 

@@ -99,12 +99,7 @@ def test_other_bytes_of_the_same_size_are_computed_again_when_they_are_read(make
     (context.path(first) / "text.txt").write_text("X")
     again = make(refresh="clean")
     _, second = chain(again)
-    assert CALLS == ["write_text", "double", "write_text", "double"] or CALLS == [
-        "write_text",
-        "double",
-        "double",
-        "write_text",
-    ]
+    assert sorted(CALLS) == ["double", "double", "write_text", "write_text"]
     assert (again.path(second) / "text.txt").read_text() == "aa"
 
 
@@ -129,15 +124,15 @@ def test_two_runs_at_once_compute_an_artifact_once(make):
 
 
 def test_the_observer_hears_of_what_is_computed_and_of_nothing_else(make):
-    class Heard(Observer):
-        stages: list[str] = []
+    heard = []
 
+    class Listener(Observer):
         def computing(self, stage):
-            self.stages.append(stage)
+            heard.append(stage)
 
-    chain(make(observer=Heard()))
-    chain(make(observer=Heard()))
-    assert Heard.stages == ["collect", "clean"]
+    chain(make(observer=Listener()))
+    chain(make(observer=Listener()))
+    assert heard == ["collect", "clean"]
 
 
 def test_a_summary_can_be_replaced_under_the_same_key(make):

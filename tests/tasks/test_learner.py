@@ -64,7 +64,7 @@ def test_same_seed_same_weights(with_dropout, tmp_path, changes):
     assert first["weights_sha256"] == second["weights_sha256"] != other["weights_sha256"]
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -77,11 +77,11 @@ def test_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(with_dro
 
     def kill_after(event, **values):
         if event == "checkpoint" and values["step"] >= killed_at // 2 * 2:
-            raise Killed
+            raise KilledError
 
     work = tmp_path / "cut" / "work"
     work.mkdir(parents=True)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         learner.train(
             emit=kill_after, plan=plan, work=str(work), out=str(tmp_path), save_minutes=1e9, save_steps=2, **spec
         )

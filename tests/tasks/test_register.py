@@ -178,7 +178,9 @@ def test_a_registered_model_serves_without_hone(
     assert (found.tags["hone.train_key"], found.tags["hone.git_commit"]) == ("t1", "c1")
     assert mlflow.active_run() is None
     assert mlflow_client.get_run(run.run_id).info.status == "RUNNING"
-    assert [m.model_id for m in mlflow_client.get_run(run.run_id).outputs.model_outputs] == [found.tags["hone.model_id"]]
+    assert [m.model_id for m in mlflow_client.get_run(run.run_id).outputs.model_outputs] == [
+        found.tags["hone.model_id"]
+    ]
 
     code = f"""
 import sys
@@ -188,7 +190,8 @@ import json, mlflow, pandas as pd
 mlflow.set_tracking_uri({home.mlflow_uri!r})
 model = mlflow.pyfunc.load_model("models:/tiny@champion")
 print(json.dumps(model.predict(pd.DataFrame({{"text": ["w1 w2", "w3"]}})).to_dict(orient="records")))
-print(json.dumps(model.predict(pd.DataFrame({{"text": ["w1 w2", None]}}), params={{"batch_size": 1}})["label"].isna().tolist()))
+some = model.predict(pd.DataFrame({{"text": ["w1 w2", None]}}), params={{"batch_size": 1}})
+print(json.dumps(some["label"].isna().tolist()))
 """
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -396,7 +396,7 @@ def test_a_start_gives_up_on_a_server_that_stays_away(
     monkeypatch.setattr(outbox, "MUST_S", 0.5)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
-    with pytest.raises(Fault, match="127.0.0.1:9 is away") as caught:
+    with pytest.raises(Fault, match=r"127\.0\.0\.1:9 is away") as caught:
         Run.start(home, recipe)
     shown = "".join(traceback.format_exception(caught.value)).splitlines()
     assert not [line for line in shown if "secret@" in line and "setenv" not in line]
@@ -500,16 +500,16 @@ def test_an_embedded_mlflow_has_no_page(home: Home, recipe: Recipe, monkeypatch:
 
 
 def test_importing_it_loads_no_mlflow() -> None:
-    code = "import sys, tasks.tracking, tasks.registry, tasks.register; print('mlflow' in sys.modules, 'torch' in sys.modules)"
+    modules = "tasks.tracking, tasks.registry, tasks.model_card"
+    code = f"import sys, {modules}; print('mlflow' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 
 
 def _downgrade(database: Path) -> None:
     """Undo MLflow's last migration that can be undone."""
-    from mlflow.store.db.utils import _get_alembic_config
-
     from alembic import command
+    from mlflow.store.db.utils import _get_alembic_config
 
     shutil.copyfile(database, database.with_suffix(".whole"))
     config = _get_alembic_config(f"sqlite:///{database}")
