@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hone",
-        description="Keeps fine-tuned language models current: Prefect runs it, MLflow remembers it, pandera guards the data.",
+        description="Keeps fine-tuned language models current, and only lets a better model through.",
     )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print the result as one JSON object on the last line")

@@ -1,4 +1,4 @@
-"""Records a run where people look: metrics and tags in MLflow, progress and reports in Prefect, lines in the terminal."""
+"""Records a run where people look: metrics and tags in MLflow, progress in Prefect, lines in the terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tasks.tracking import Run
 log = logging.getLogger(__name__)
 
 VERIFIER_STAGES = {"baseline", "evaluate"}
-"""When one of these is computed, a new model will have to be verified; fitting baselines leaves a core for its imports."""
+"""When one of these is computed, a new model will be verified; fitting baselines leaves a core for its imports."""
 PREFECT_SECONDS = 2.0
 """Least time between two updates of Prefect's progress artifact."""
 CHILD_STAGES = {"collect", "clean", "split", "tokenize", "plan", "train", "evaluate"}

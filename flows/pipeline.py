@@ -79,8 +79,8 @@ def pipeline_run(recipe: Recipe, refresh: Stage | None) -> Iterator[PipelineCont
 def mark_crashed(swept: Sequence[Entry]) -> None:
     """Tell Prefect of flow runs whose process is gone, where it still takes them for running."""
     from prefect.client.orchestration import get_client
-    from prefect.exceptions import ObjectNotFound
     from prefect.client.schemas.objects import State
+    from prefect.exceptions import ObjectNotFound
     from prefect.states import Crashed
 
     flow_run_ids = [UUID(entry.flow_run_id) for entry in swept if entry.flow_run_id]
@@ -173,7 +173,7 @@ def _record(context: PipelineContext, summary: Summary, sides: Artifact, tokens:
     report(context.recipe.name, page, context.run.url)
 
 
-# A task, because Prefect's artifact functions are asynchronous in an asynchronous flow but not in its synchronous tasks.
+# A task, because Prefect's artifact functions are asynchronous in an asynchronous flow, but not in its tasks.
 @task(name="report", cache_policy=NO_CACHE, persist_result=False)
 def report(recipe: str, page: str, url: str | None) -> None:
     """Put the run's report, and the way to its MLflow run, on Prefect's page of the run."""

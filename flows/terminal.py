@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from schemas.records import Artifact, Outcome, Summary
+from schemas.records import Artifact, ModelVersion, Outcome, Summary, Verdict
 
 ROOMS = ("flows", "tasks")
 PLAIN_EVERY = 0.1
@@ -102,23 +103,30 @@ display: ContextVar[Display | None] = ContextVar("display", default=None)
 """Set by a command that has a terminal."""
 
 
+GISTS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "collect": lambda s: f"{s['rows']:,} rows",
+    "clean": lambda s: (
+        f"{s['rows']:,} kept, {sum(s['quarantined'].values()):,} quarantined, {s['repaired']:,} repaired"
+    ),
+    "split": lambda s: f"train {s['train']:,}, validation {s['validation']:,}, test {s['test']:,}",
+    "tokenize": lambda s: (
+        f"{sum(s['tokens'].values()):,} tokens, longest {s['longest']}, {s['truncated_rows']:,} rows cut"
+    ),
+    "train": lambda s: f"{s['steps']:,} steps, {s['tokens_per_second']:,.0f} tokens/s, best at step {s['best_step']:,}",
+    "evaluate": lambda s: f"{s['metric']} {s['metrics'][s['metric']]:.4f} on {s['rows']:,} test rows",
+}
+"""Stage → its summary in a few words."""
+
+
 def _gist(outcome: Outcome) -> str:
-    if not isinstance(outcome, Artifact):
-        return ""
-    s = outcome.summary
-    match outcome.stage:
-        case "collect":
-            return f"{s['rows']:,} rows"
-        case "clean":
-            return f"{s['rows']:,} kept, {sum(s['quarantined'].values()):,} quarantined, {s['repaired']:,} repaired"
-        case "split":
-            return f"train {s['train']:,}, validation {s['validation']:,}, test {s['test']:,}"
-        case "tokenize":
-            return f"{sum(s['tokens'].values()):,} tokens, longest {s['longest']}, {s['truncated_rows']:,} rows cut"
-        case "train":
-            return f"{s['steps']:,} steps, {s['tokens_per_second']:,.0f} tokens/s, best at step {s['best_step']:,}"
-        case "evaluate":
-            return f"{s['metric']} {s['metrics'][s['metric']]:.4f} on {s['rows']:,} test rows"
+    match outcome:
+        case Artifact() if outcome.stage in GISTS:
+            return GISTS[outcome.stage](outcome.summary)
+        case Verdict():
+            failed = [check.name for check in outcome.checks if not check.passed]
+            return f"failed: {', '.join(failed)}" if failed else "passed"
+        case ModelVersion():
+            return f"{outcome.name} version {outcome.version} {' '.join(outcome.aliases)}"
     return ""
 
 
@@ -154,7 +162,8 @@ def _metrics_table(summary: Summary) -> Table:
         table.add_column(name, justify="right", style="dim")
     names = [n for n in summary.metrics if f"{n}_low" in summary.metrics]
     for name in sorted(names, key=lambda n: n != summary.metric):
-        value = f"{summary.metrics[name]:.3f}  [{summary.metrics[f'{name}_low']:.3f}, {summary.metrics[f'{name}_high']:.3f}]"
+        point, low, high = (summary.metrics[key] for key in (name, f"{name}_low", f"{name}_high"))
+        value = f"{point:.3f}  [{low:.3f}, {high:.3f}]"
         others = [f"{scores[name]:.3f}" if name in scores else "" for scores in summary.baselines.values()]
         table.add_row(name, Text(value, style="bold" if name == summary.metric else ""), *others)
     return table

@@ -25,7 +25,7 @@ LONGEST_SHOWN = 160
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, in the four parts a person needs to put it right; no value where there is none to show."""
+    """One thing that is wrong, in the four parts a person needs to put it right; the value may be none."""
 
     field: str
     value: object
@@ -47,7 +47,7 @@ class HoneError(Exception):
     """Base of all errors raised on purpose."""
 
 
-class Mistake(HoneError):
+class Mistake(HoneError):  # noqa: N818  the project's word
     """What was asked for cannot be done. Never retried; the command ends with exit code 2.
 
     Args:
@@ -84,7 +84,7 @@ class EnvironmentMistake(Mistake):
     """The machine, the home or a server is not as this command needs it."""
 
 
-class Fault(HoneError):
+class Fault(HoneError):  # noqa: N818  the project's word
     """Something broke on the way. Worth another try."""
 
 

@@ -186,7 +186,7 @@ class Train(Section):
     global_batch_size: PositiveInt = 64
     """Examples per optimiser step, over all devices."""
     micro_batch_tokens: Annotated[int, Field(ge=64)] | None = None
-    """Most tokens, padding counted, in one forward pass; default: chosen for the machine. Changes memory, not results."""
+    """Most tokens, padding counted, in one forward pass; default: chosen for the machine. Changes memory alone."""
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
     """Decoupled weight decay of AdamW; biases and norms have none."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0

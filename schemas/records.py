@@ -79,7 +79,7 @@ class Plan(Record):
     reasons: dict[str, str]
 
     def halved(self) -> Plan | None:
-        """The plan with half the micro-batch, or none when it is as small as it gets; the optimiser step is the same."""
+        """The plan with half the micro-batch, or none when it is as small as it gets; the step stays."""
         smaller = self.micro_batch_tokens // 2
         if smaller < SMALLEST_MICRO_BATCH_TOKENS:
             return None

@@ -1,11 +1,12 @@
 """Batches of tokens: memory-mapped rows, an order that puts like lengths together, micro-batches under a token budget.
 
-An optimiser step always sees `global_batch_size` rows, whatever the memory: only their cut into micro-batches depends on
-the budget, and the loss is summed over the cut, so the budget changes memory and rounding but not what is learnt.
+An optimiser step always sees `global_batch_size` rows, whatever the memory: only their cut into micro-batches depends
+on the budget, and the loss is summed over the cut, so the budget changes memory and rounding but not what is learnt.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def micro_batches(rows: Ints, lengths: Ints, budget: int) -> list[Ints]:
     Args:
         rows: Row numbers.
         lengths: Length of every row of the table.
-        budget: Most tokens of rows × longest row.
+        budget: Most tokens of rows times longest row.
     """
     ordered = rows[np.argsort(lengths[rows], kind="stable")[::-1]]
     cuts, start = [], 0
@@ -103,7 +104,7 @@ class EpochBatches:
         self._epoch = 0
 
     def __len__(self) -> int:
-        return -(-len(self._lengths) // self._size)
+        return math.ceil(len(self._lengths) / self._size)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next pass over the batches is for."""

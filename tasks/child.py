@@ -1,7 +1,7 @@
 """Heavy work in a child process: running out of memory kills the child, not the flow, and the flow never loads torch.
 
-The child does one job after another and stays warm between them. It lives exactly as long as its parent's end of a pipe is
-open, however the parent dies; not even a torch launcher that starts new sessions can leave it behind.
+The child does one job after another and stays warm between them. It lives exactly as long as its parent's end of a
+pipe is open, however the parent dies; not even a torch launcher that starts new sessions can leave it behind.
 """
 
 from __future__ import annotations
@@ -33,6 +33,11 @@ ENVIRONMENT = {
 }
 
 Event = dict[str, Any]
+OnEvent = Callable[[Event], None]
+
+
+def _ignore(event: Event) -> None:
+    """Nobody listens."""
 
 
 class Child:
@@ -70,7 +75,7 @@ class Child:
         """Whether it can take another job."""
         return self._process.poll() is None
 
-    def run(self, job: str, spec: dict[str, Any], on_event: Callable[[Event], None] = lambda event: None) -> Any:
+    def run(self, job: str, spec: dict[str, Any], on_event: OnEvent = _ignore) -> Any:
         """Do a job of `tasks.worker.JOBS` and return its result.
 
         Args:
@@ -138,9 +143,7 @@ class Children:
                 self._child = Child(folder / f"child-{os.getpid()}.log")
             return self._child
 
-    def run(
-        self, folder: Path, job: str, spec: dict[str, Any], on_event: Callable[[Event], None] = lambda event: None
-    ) -> Any:
+    def run(self, folder: Path, job: str, spec: dict[str, Any], on_event: OnEvent = _ignore) -> Any:
         """Do a job in the living child. A child that failed is not trusted with another job."""
         child = self.warm(folder)
         try:

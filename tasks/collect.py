@@ -511,7 +511,7 @@ def _listed(names: Iterable[str], most: int = 8) -> str:
 def collect(context: Context) -> Artifact:
     """Read the source's rows; their content decides the key, wherever the files lie."""
     asked = context.recipe.collect
-    nowhere = {name: None for name in SIDE_OF} | {"path": ""}
+    nowhere = dict.fromkeys(SIDE_OF) | {"path": ""}
     return context.artifact(
         "collect",
         read_rows,

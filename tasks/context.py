@@ -1,4 +1,4 @@
-"""One run's context: where it works, what it was asked, and how a stage gets its output from the store or computes it."""
+"""One run's context: where it works, what it was asked, and how a stage gets its output, computed or from the store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Content digests of files and folders, remembered by size and modification time so that unchanged ones cost nothing."""
+"""Content digests of files and folders, remembered by size and modification time: unchanged ones cost nothing."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ def gate(context: Context, sides: Artifact, model: Artifact, scores: Artifact) -
     comparison = None if serving is None else common_ground(context, sides, model, scores, serving)
     checks = judge(recipe.gate, recipe.evaluate, recipe.metric, scores.summary, comparison)
     asked = {"gate": recipe.gate, "champion": serving.identity if serving else None}
-    key, _ = stage_key("gate", asked, {"evaluate": scores.key}, ("tasks.gate",), ())
+    key, _ = stage_key("gate", asked, {"evaluate": scores.key}, modules=("tasks.gate",), libraries=())
     return Verdict(
         stage="gate",
         key=key,

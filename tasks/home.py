@@ -1,6 +1,7 @@
 """The home: where one project keeps its store, registry, locks, work in progress and journal.
 
-`HONE_HOME` names it; else it is `.hone/` at the root of the project the recipe belongs to. Deleting it resets everything.
+`HONE_HOME` names it; else it is `.hone/` at the root of the project the recipe belongs to. Deleting it resets
+everything.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ PLUMBING = frozenset(
     {
         "schemas", "schemas.base", "schemas.errors", "schemas.loading", "schemas.recipe", "schemas.records",
         "tasks", "tasks.base_model", "tasks.child", "tasks.context", "tasks.digests", "tasks.families", "tasks.home",
-        "tasks.keys", "tasks.predict_job", "tasks.register", "tasks.registry", "tasks.stage", "tasks.store", "tasks.tracking",
-        "tasks.worker",
+        "tasks.keys", "tasks.predict_job", "tasks.register", "tasks.registry", "tasks.stage", "tasks.store",
+        "tasks.tracking", "tasks.worker",
     }
 )  # fmt: skip
 
@@ -35,6 +35,7 @@ def stage_key(
     stage: str,
     settings: Mapping[str, Any],
     inputs: Mapping[str, str],
+    *,
     modules: Iterable[str],
     libraries: Iterable[str],
     apart_from: Iterable[str] = (),

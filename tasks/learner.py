@@ -1,8 +1,9 @@
 """Learning, in the child process: transformers' Trainer around hone's batches, loss, checkpoints and best model.
 
-Every optimiser step sums the loss over its micro-batches and divides by the whole step's count, so accumulated gradients
-equal those of one large batch. Batch order follows from seed and epoch; a checkpoint carries all that the remaining steps
-depend on; saving draws no random numbers: an interrupted run ends with the weights of an uninterrupted one.
+Every optimiser step sums the loss over its micro-batches and divides by the whole step's count, so accumulated
+gradients equal those of one large batch. Batch order follows from seed and epoch; a checkpoint carries all that the
+remaining steps depend on; saving draws no random numbers: an interrupted run ends with the weights of an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Job:
         self.validation_rows = TokenTable(Path(tokens) / "validation.arrow", pad)
 
     def load(self, attention: str) -> PreTrainedModel:
-        """The base model with the task's head and the recipe's method; seeded, so that a new head is always the same."""
+        """The base model with the task's head and the recipe's method; seeded: a new head is always the same."""
         set_seed(self.train.seed)
         model = self.family.load_model(
             self.base,
@@ -133,7 +134,7 @@ def train(*, emit: Emit, plan: dict[str, Any], work: str, out: str, save_minutes
     with FileLock(Path(work) / "child.lock", timeout=LOCK_SECONDS):
         job = Job(**spec)
         prepare(frozen)
-        learner = Learner(job, frozen, Path(work), emit, save_steps, save_minutes)
+        learner = Learner(job, frozen, work=Path(work), emit=emit, save_steps=save_steps, save_minutes=save_minutes)
         return learner.learn(Path(out))
 
 
@@ -164,7 +165,7 @@ def fused_attention(model: PreTrainedModel, plan: Plan) -> Iterator[None]:
 
 
 def step_loss(model: torch.nn.Module, job: Job, plan: Plan, rows: np.ndarray[Any, Any]) -> torch.Tensor:
-    """Loss of one optimiser step, its gradients added to the model's: the sum over micro-batches by the step's count."""
+    """Loss of one optimiser step, its gradients added to the model's: the sum over micro-batches by their count."""
     weights = None if plan.class_weights is None else torch.tensor(plan.class_weights, device=plan.device)
     table = job.training_rows
     cuts = micro_batches(rows, table.lengths, plan.micro_batch_tokens)
@@ -192,12 +193,12 @@ class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
     """
 
     def __init__(
-        self, job: Job, plan: Plan, work: Path, emit: Emit, save_steps: int | None, save_minutes: float
+        self, job: Job, plan: Plan, *, work: Path, emit: Emit, save_steps: int | None, save_minutes: float
     ) -> None:
         self.job = job
         self.plan = plan
         self.work = work
-        self.progress = Progress(job, plan, work, emit, save_steps, save_minutes)
+        self.progress = Progress(job, plan, work=work, emit=emit, save_steps=save_steps, save_minutes=save_minutes)
         self.batches = EpochBatches(job.training_rows.lengths, plan.global_batch_size, job.train.seed)
         arguments = TrainingArguments(
             output_dir=str(work),
@@ -301,7 +302,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
     STATE = "progress.json"
 
     def __init__(
-        self, job: Job, plan: Plan, work: Path, emit: Emit, save_steps: int | None, save_minutes: float
+        self, job: Job, plan: Plan, *, work: Path, emit: Emit, save_steps: int | None, save_minutes: float
     ) -> None:
         self.learner: Learner
         self.job, self.plan, self.work, self.emit = job, plan, work, emit

@@ -1,7 +1,7 @@
 """The plan: what training will do on this machine, by rules that give the same answer every time.
 
-Measurements never enter it, so two fresh homes on one machine make the same plan. Only running out of memory changes it:
-then the micro-batch is halved, and the reason says so.
+Measurements never enter it, so two fresh homes on one machine make the same plan. Only running out of memory changes
+it: then the micro-batch is halved, and the reason says so.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ training by its padded tokens. Nothing is saved. Does not foresee a busier machi
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from pathlib import Path
@@ -42,7 +43,7 @@ def rehearse(*, emit: Emit, plan: dict[str, Any], **spec: Any) -> dict[str, Any]
     frozen, job = Plan.model_validate(plan), Job(**spec)
     prepare(frozen)
     with tempfile.TemporaryDirectory() as work:
-        learner = Learner(job, frozen, Path(work), lambda *_, **__: None, None, 1e9)
+        learner = Learner(job, frozen, work=Path(work), emit=_silent, save_steps=None, save_minutes=math.inf)
         batches = [np.asarray(rows) for rows in learner.batches]
         sizes = np.array([padded_tokens(job.training_rows, rows, frozen.micro_batch_tokens) for rows in batches])
         chosen = [int(np.argsort(sizes)[int(q * (len(sizes) - 1))]) for q in QUANTILES]
@@ -66,6 +67,10 @@ def rehearse(*, emit: Emit, plan: dict[str, Any], **spec: Any) -> dict[str, Any]
             "peak_memory_bytes": peak_memory(frozen.device),
             "steps": timed,
         }
+
+
+def _silent(event: str, **values: Any) -> None:
+    """Nobody listens to a rehearsal's steps."""
 
 
 def padded_tokens(table: TokenTable, rows: Ints, budget: int) -> int:

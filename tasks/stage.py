@@ -1,4 +1,4 @@
-"""The thin Prefect task around a stage: retries for faults, none for mistakes, and a state that says when it was cached.
+"""The thin Prefect task around a stage: retries for faults, none for mistakes, and a state that says what was cached.
 
 Prefect is imported when the first task is made, so that stages can be imported, tested and dry-run without it.
 """

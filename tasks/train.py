@@ -34,7 +34,7 @@ def plan_training(
 ) -> dict[str, Any]:  # fmt: skip
     """Have the plan made and proven on the longest batch; smaller micro-batches until it fits."""
     del machine, base_digest, out  # the child looks at the machine itself; the plan is all summary, no files
-    spec = _spec(task, model, train, metric, tokens, base)
+    spec = _spec(task=task, model=model, train=train, metric=metric, tokens=tokens, base=base)
     plan: dict[str, Any] | None = None
     limit: int | None = None
     while plan is None:
@@ -54,13 +54,13 @@ def train_model(
 ) -> dict[str, Any]:  # fmt: skip
     """Train by the plan, from the last whole checkpoint in `work`, into `out`."""
     del base_digest
-    spec = _spec(task, model, train, metric, tokens, base)
+    spec = _spec(task=task, model=model, train=train, metric=metric, tokens=tokens, base=base)
     spec |= {"plan": plan.model_dump(mode="json"), "work": str(work), "out": str(out)}
     record: dict[str, Any] = run_job("train", spec | {"save_steps": save_steps, "save_minutes": save_minutes})
     return record | {"plan": plan.model_dump(mode="json")}
 
 
-def _spec(task: TaskSection, model: Model, train: Train, metric: str, tokens: Path, base: Path) -> dict[str, Any]:
+def _spec(*, task: TaskSection, model: Model, train: Train, metric: str, tokens: Path, base: Path) -> dict[str, Any]:
     """What `tasks.learner.Job` takes."""
     sections = {"task": task, "model": model, "train": train}
     return {name: section.model_dump(mode="json") for name, section in sections.items()} | {
@@ -116,7 +116,14 @@ def _unkeyed(context: Context) -> dict[str, Any]:
 def rehearsal(context: Context, tokens: Artifact, plan: Plan) -> dict[str, Any]:
     """What a few real steps foretell of the training; see `tasks.rehearsal`."""
     recipe, unkeyed = context.recipe, _unkeyed(context)
-    spec = _spec(recipe.task, recipe.model, recipe.train, recipe.metric, context.path(tokens), unkeyed["base"])
+    spec = _spec(
+        task=recipe.task,
+        model=recipe.model,
+        train=recipe.train,
+        metric=recipe.metric,
+        tokens=context.path(tokens),
+        base=unkeyed["base"],
+    )
     forecast: dict[str, Any] = unkeyed["run_job"]("rehearse", spec | {"plan": plan.model_dump(mode="json")})
     return forecast
 

@@ -1,7 +1,8 @@
 """What a task family is: the one place that knows what a row means, what is learnt, and how it is measured.
 
-Stages call a family through `Family`; nothing else in hone knows the task. Another package adds a family by registering a
-class with this shape under the entry point `hone.families`. Its recipe section derives from `schemas.base.TaskSection`.
+Stages call a family through `Family`; nothing else in hone knows the task. Another package adds a family by registering
+a class with this shape under the entry point `hone.families`. Its recipe section derives from
+`schemas.base.TaskSection`.
 """
 
 from __future__ import annotations
@@ -122,8 +123,11 @@ class Family(Protocol):
         ...
 
     def baselines(self, split: Path, meta: Meta, metric: str, out: Path) -> dict[str, dict[str, Any]]:
-        """Fit the trivial baselines, choose their settings on validation, write `<name>.parquet` predictions of the test
-        rows below `out`; returns name → what was chosen."""
+        """Fit the trivial baselines, choose their settings on validation, predict the test rows into `<name>.parquet`.
+
+        Returns:
+            Name → what was chosen.
+        """
         ...
 
     def plots(self, predictions: pl.DataFrame, meta: Meta, out: Path) -> list[Path]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -82,7 +81,7 @@ def test_a_recipe_becomes_a_champion_and_everything_is_on_record(project, server
     assert {"evaluation/report.md", "evaluation/confusion_matrix.png", "evaluation/learning_curve.png"} <= files
 
     assert prefect.read_flow_run(UUID(result["flow_run_id"])).state_name == "Completed"
-    assert {s for s in task_states(prefect, first).values()} == {"Completed"}
+    assert set(task_states(prefect, first).values()) == {"Completed"}
     kinds = {a.key: a.type for a in prefect.read_artifacts()}
     assert kinds["report-record"] == "markdown"
     assert kinds["training-record"] == "progress"
@@ -113,11 +112,12 @@ def test_the_registered_model_predicts_where_hone_is_not_to_be_had(project, serv
     hone: Hone = project("serving", servers)
     assert hone("run", "recipe.yaml", "--set", "gate.thresholds=[]").code == 0
     script = """
-import sys, mlflow
+import sys, mlflow, pandas
 for room in ("flows", "tasks", "schemas"):
     sys.modules[room] = None
 model = mlflow.pyfunc.load_model("models:/serving@champion")
-print(model.predict(["great so fine all great", "awful so bad all poor"])["label"].tolist())
+texts = pandas.DataFrame({"text": ["great so fine all great", "awful so bad all poor"]})
+print(model.predict(texts)["label"].tolist())
 """
     done = subprocess.run(
         [sys.executable, "-P", "-c", script], cwd="/", capture_output=True, text=True, check=True,
@@ -143,7 +143,8 @@ def test_changed_code_and_damaged_files_rerun_exactly_what_they_must(project, se
 
     helper = checkout / "tasks" / "clean.py"
     source = helper.read_text()
-    changed = source.replace("def collapse_whitespace(text: pl.Expr) -> pl.Expr:", "def collapse_whitespace(text: pl.Expr, unused: int = 0) -> pl.Expr:")  # fmt: skip
+    signature = "def collapse_whitespace(text: pl.Expr"
+    changed = source.replace(signature, f"{signature}, unused: int = 0")
     assert changed != source
     helper.write_text(changed)
     edited = hone("run", "recipe.yaml")
@@ -296,4 +297,4 @@ def test_four_runs_at_once_share_what_they_can_and_all_finish(project, servers, 
     versions = {v.version for v in mlflow.search_model_versions("name='at-once'")}
     assert len(versions) == 4
     assert len({run.result["model"]["version"] for run in finished}) == 4
-    assert os.listdir(hone.home / "work") == []
+    assert list((hone.home / "work").iterdir()) == []

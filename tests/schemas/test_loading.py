@@ -50,7 +50,8 @@ def test_every_shipped_recipe_is_valid(path):
 BROKEN = {
     "an unknown family": (
         VALID.replace("text-classification", "text-clasification"),
-        ["line 3: task.family = 'text-clasification': must be one of text-classification; did you mean text-classification?"],
+        ["line 3: task.family = 'text-clasification': must be one of text-classification; "
+         "did you mean text-classification?"],
     ),
     "a misspelt field": (
         VALID + "train: {learnign_rate: 0.1}\n",
@@ -79,8 +80,8 @@ BROKEN = {
     ),
     "a metric of another task": (
         VALID + "evaluate: {metric: bleu}\n",
-        ["recipe: evaluate.metric is 'bleu': text-classification has macro_f1, micro_f1, accuracy, precision, recall, mcc; "
-         "change one of them"],
+        ["recipe: evaluate.metric is 'bleu': text-classification has macro_f1, micro_f1, accuracy, precision, recall, "
+         "mcc; change one of them"],
     ),
     "bounds in the wrong order": (
         VALID + "clean: {min_chars: 9, max_chars: 3}\n",
@@ -101,10 +102,13 @@ BROKEN = {
     ),
     "a source behind an unknown scheme": (
         VALID.replace("rows.csv", "ftp://host/rows.csv"),
-        ["line 6: collect.source.path = 'ftp://host/rows.csv': must be a local path or package://<package>/<file>, not ftp://; "
-         "change it to fit"],
+        ["line 6: collect.source.path = 'ftp://host/rows.csv': must be a local path or package://<package>/<file>, "
+         "not ftp://; change it to fit"],
     ),
-    "a list": ("- name\n", ["recipe.yaml = ['name']: is not a recipe; write name, task, collect and model; see the README"]),
+    "a list": (
+        "- name\n",
+        ["recipe.yaml = ['name']: is not a recipe; write name, task, collect and model; see the README"],
+    ),
     "nothing": ("", ["recipe.yaml: is not a recipe; write name, task, collect and model; see the README"]),
 }  # fmt: skip
 

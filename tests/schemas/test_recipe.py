@@ -45,7 +45,7 @@ def test_every_field_has_a_description_for_the_form(schema):
 def test_the_stages_are_said_once():
     from typing import get_args
 
-    assert STAGES == get_args(Stage)
+    assert get_args(Stage) == STAGES
 
 
 def test_a_recipe_survives_json_and_comes_back_equal(tmp_path):

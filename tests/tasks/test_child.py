@@ -92,7 +92,8 @@ spec = json.loads({json.dumps(json.dumps(long))})
 plan = child.run("plan", spec)
 print(child.pid, flush=True)
 started = lambda event: print("training", flush=True) if "steps" in event else None
-child.run("train", spec | {{"plan": plan, "work": {str(tmp_path)!r}, "out": {str(tmp_path)!r}, "save_minutes": 9}}, started)
+spec |= {{"plan": plan, "work": {str(tmp_path)!r}, "out": {str(tmp_path)!r}, "save_minutes": 9}}
+child.run("train", spec, started)
 """
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     pid = int(parent.stdout.readline())

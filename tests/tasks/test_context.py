@@ -38,8 +38,8 @@ def make(tmp_path, monkeypatch):
     monkeypatch.setenv("HONE_HOME", str(tmp_path / "home"))
     CALLS.clear()
     recipe = validate_recipe(
-        {"name": "r", "task": {"family": "text-classification"}, "collect": {"source": {"kind": "csv", "path": "x.csv"}},
-         "model": {"base": "b"}}
+        {"name": "r", "task": {"family": "text-classification"}, "model": {"base": "b"},
+         "collect": {"source": {"kind": "csv", "path": "x.csv"}}}
     )  # fmt: skip
     return lambda **options: Context(recipe, Home.open(tmp_path), "run", **options)
 

@@ -40,7 +40,7 @@ def test_a_home_of_a_newer_hone_is_refused(tmp_path, monkeypatch):
 def test_a_home_that_cannot_be_written_is_one_clear_line(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HONE_HOME", str(tmp_path / "file" / "home"))
-    with pytest.raises(EnvironmentMistake, match="HONE_HOME = .*Not a directory; name a folder that can be written"):
+    with pytest.raises(EnvironmentMistake, match=r"HONE_HOME = .*Not a directory; name a folder that can be written"):
         Home.open(tmp_path)
 
 

@@ -49,8 +49,8 @@ def test_comments_docstrings_and_layout_do_not_change_the_key(package):
 
 def test_every_ingredient_changes_the_key():
     def key(**changes):
-        parts = {"stage": "clean", "settings": {"rules": Clean()}, "inputs": {"raw": "a"}, "modules": ["schemas.frames"],
-                 "libraries": ["polars"]} | changes  # fmt: skip
+        parts = {"stage": "clean", "settings": {"rules": Clean()}, "inputs": {"raw": "a"}}
+        parts |= {"modules": ["schemas.frames"], "libraries": ["polars"]} | changes
         return keys.stage_key(**parts)[0]
 
     changed = [
@@ -62,8 +62,8 @@ def test_every_ingredient_changes_the_key():
 
 
 def test_the_key_does_not_depend_on_the_order_things_are_named_in():
-    one = keys.stage_key("s", {"a": 1, "b": {"x": 1, "y": 2}}, {}, [], ["numpy", "polars"])
-    other = keys.stage_key("s", {"b": {"y": 2, "x": 1}, "a": 1}, {}, [], ["polars", "numpy"])
+    one = keys.stage_key("s", {"a": 1, "b": {"x": 1, "y": 2}}, {}, modules=[], libraries=["numpy", "polars"])
+    other = keys.stage_key("s", {"b": {"y": 2, "x": 1}, "a": 1}, {}, modules=[], libraries=["polars", "numpy"])
     assert one == other
 
 
