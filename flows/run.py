@@ -42,10 +42,10 @@ def run(path: Path, overrides: Sequence[str], *, refresh: str | None, as_json: b
 
 def run_here(recipe: Recipe, refresh: Stage | None) -> Summary:
     """The finetune flow in this process."""
-    # MLflow takes over a second to import; Prefect's embedded server takes longer to start, in a process of its own.
-    threading.Thread(target=_import_mlflow, daemon=True).start()
     from flows.finetune import finetune
 
+    # MLflow takes over a second to import; Prefect's embedded server takes longer to start, in a process of its own.
+    threading.Thread(target=_import_mlflow, daemon=True).start()
     # asyncio would turn the first Ctrl-C into a cancellation that nobody awaits.
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)

@@ -12,6 +12,7 @@ import importlib.util
 import json
 from collections.abc import Iterable, Mapping
 from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -80,10 +81,22 @@ def code_digest(*modules: str, apart_from: Iterable[str] = ()) -> str:
 
 
 def _source_path(module: str) -> Path:
-    spec = importlib.util.find_spec(module)
+    spec = _spec(module)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"no source for module {module!r}")
     return Path(spec.origin)
+
+
+@cache
+def _spec(module: str) -> ModuleSpec | None:
+    """Where a module is, found without importing anything: `importlib.util.find_spec` would import what is above it."""
+    package = module.rpartition(".")[0]
+    if not package:
+        return importlib.util.find_spec(module)
+    above = _spec(package)
+    if above is None or above.submodule_search_locations is None:
+        return None
+    return PathFinder.find_spec(module, above.submodule_search_locations)
 
 
 @cache
@@ -124,12 +137,8 @@ def _imports(tree: ast.Module, module: str) -> set[str]:
     return found
 
 
-@cache
 def _is_module(name: str) -> bool:
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ModuleNotFoundError, AttributeError):
-        return False
+    spec = _spec(name)
     return spec is not None and spec.origin is not None
 
 

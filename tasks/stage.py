@@ -5,6 +5,7 @@ Prefect is imported when the first task is made, so that stages can be imported,
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
@@ -42,11 +43,18 @@ def stage_task(function: Callable[Concatenate[Context, P], R]) -> Callable[Conca
             persist_result=False,
         )(with_state)
 
+    def timed(context: Context, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The outcome, with the time of all its parts, told to the observer."""
+        began = time.monotonic()
+        outcome = function(context, *args, **kwargs)
+        outcome = outcome.model_copy(update={"seconds": time.monotonic() - began})
+        context.observer.finished(outcome)
+        return outcome
+
     def with_state(context: Context, *args: P.args, **kwargs: P.kwargs) -> Any:
         from prefect.states import Completed
 
-        outcome = function(context, *args, **kwargs)
-        context.observer.finished(outcome)
+        outcome = timed(context, *args, **kwargs)
         if not outcome.cached:
             return outcome
         return Completed(name="Cached", message=f"{outcome.stage} {outcome.key} is in the store", data=outcome)
@@ -54,9 +62,7 @@ def stage_task(function: Callable[Concatenate[Context, P], R]) -> Callable[Conca
     @wraps(function)
     def run(context: Context, *args: P.args, **kwargs: P.kwargs) -> R:
         if not context.orchestrated:
-            outcome = function(context, *args, **kwargs)
-            context.observer.finished(outcome)
-            return outcome
+            return timed(context, *args, **kwargs)
         unwrapped: R = _unwrapped(as_task()(context, *args, **kwargs))
         return unwrapped
 

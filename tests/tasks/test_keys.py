@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 
 import pytest
@@ -23,7 +24,7 @@ def package(tmp_path, monkeypatch):
     def digest():
         importlib.invalidate_caches()
         keys._module_digest.cache_clear()
-        keys._is_module.cache_clear()
+        keys._spec.cache_clear()
         return keys.code_digest("stagecode.stage")
 
     yield folder, digest
@@ -65,6 +66,18 @@ def test_the_key_does_not_depend_on_the_order_things_are_named_in():
     one = keys.stage_key("s", {"a": 1, "b": {"x": 1, "y": 2}}, {}, modules=[], libraries=["numpy", "polars"])
     other = keys.stage_key("s", {"b": {"y": 2, "x": 1}, "a": 1}, {}, modules=[], libraries=["polars", "numpy"])
     assert one == other
+
+
+def test_making_a_key_imports_nothing_heavy():
+    script = """
+import subprocess
+import sys
+from tasks.keys import code_digest
+code_digest("tasks.learner", "tasks.evaluate", "tasks.families.text_classification")
+print([m for m in ("torch", "transformers", "polars", "mlflow", "tasks.batches") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_every_module_named_as_plumbing_exists():
