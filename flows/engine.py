@@ -6,6 +6,8 @@ The environment, then the active Prefect profile when it names a server, then on
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -35,6 +37,36 @@ def configure(home: Home) -> None:
         }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+
+
+GUARD = """
+import os, signal, sys
+servers = [os.pidfd_open(int(pid)) for pid in sys.argv[1:]]
+sys.stdin.read()
+for server in servers:
+    try:
+        signal.pidfd_send_signal(server, signal.SIGTERM)
+    except ProcessLookupError:
+        pass
+"""
+"""Waits for its parent's end of a pipe to close, then ends the servers; a pidfd never means another process."""
+
+
+def guard_embedded_server() -> None:
+    """See to it that Prefect's embedded server dies with this process, however that dies; Prefect alone does not."""
+    import psutil
+
+    servers = [str(p.pid) for p in psutil.Process().children() if "uvicorn" in p.cmdline()]
+    if servers and sys.platform == "linux":
+        # Nobody waits for it, and nothing is written to it: it ends when the kernel closes the pipe.
+        _guards.append(
+            subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", GUARD, *servers], stdin=subprocess.PIPE, start_new_session=True
+            )
+        )
+
+
+_guards: list[subprocess.Popen[bytes]] = []
 
 
 def _profile_names_a_server() -> bool:

@@ -14,6 +14,7 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from flows.engine import guard_embedded_server
 from flows.observer import RunObserver
 from schemas.recipe import Recipe, Stage
 from schemas.records import Artifact, ModelVersion, Outcome, StageLine, Summary, Verdict
@@ -53,6 +54,7 @@ class PipelineContext(Context):
 def pipeline_run(recipe: Recipe, refresh: Stage | None) -> Iterator[PipelineContext]:
     """A pipeline's context; its MLflow run ends as the pipeline ends: FINISHED, FAILED, or KILLED from outside."""
     home = Home.open(Path.cwd())
+    guard_embedded_server()
     prepare(home)
     swept = sweep(home)
     mark_crashed(swept)
