@@ -263,8 +263,8 @@ def test_without_servers_everything_is_embedded_and_deleting_the_home_resets_it(
     assert first.code == 0, first.errors
     assert (hone.home / "mlflow.db").exists()
     assert (hone.home / "prefect" / "prefect.db").exists()
-    process = hone.start("run", "recipe.yaml", "--set", "train.epochs=200", "--json")
-    hone.until(process, r"train: step [1-9]\d* of")
+    process = hone.start("run", "recipe.yaml", *LONG, "--json")
+    hone.until(process, r"train: step [1-9]\d\d of")
     orphans = family_tree(process)
     assert any("uvicorn" in p.cmdline() for p in orphans)
     process.kill()
