@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import signal
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import get_args
 
 from flows.engine import configure
 from schemas.errors import Problem, RecipeError
@@ -53,7 +53,7 @@ def run_here(recipe: Recipe, refresh: Stage | None) -> Summary:
 
 
 def _import_mlflow() -> None:
-    import mlflow  # noqa: F401
+    importlib.import_module("mlflow")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -64,6 +64,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _stage(name: str | None) -> Stage | None:
     if name is None:
         return None
-    if name not in get_args(Stage):
-        raise RecipeError(Problem("--refresh", name, "is not a stage", f"choose among {', '.join(STAGES)}"))
-    return name  # type: ignore[return-value]  # just checked
+    for stage in STAGES:
+        if stage == name:
+            return stage
+    raise RecipeError(Problem("--refresh", name, "is not a stage", f"choose among {', '.join(STAGES)}"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import types
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -229,14 +228,13 @@ def _fields_at(location: Key) -> tuple[str, ...]:
         following: list[type[BaseModel]] = []
         for model in models:
             if part in model.model_fields:
-                following += _models_in(model.model_fields[str(part)].annotation)  # type: ignore[arg-type]  # hashable
+                following += _models_in(model.model_fields[str(part)].annotation)
             elif part in {f.default for f in model.model_fields.values()}:
                 following.append(model)
         models = following or models
     return tuple(dict.fromkeys(name for model in models for name in model.model_fields))
 
 
-@cache
 def _models_in(annotation: Any) -> tuple[type[BaseModel], ...]:
     if annotation is TaskSection:
         return tuple(load_family(name).section for name in family_names())

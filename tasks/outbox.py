@@ -154,7 +154,7 @@ def is_away(error: Exception) -> bool:
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException):
-        status = error.get_http_status_code()  # type: ignore[no-untyped-call]
+        status = error.get_http_status_code()
     elif isinstance(error, OSError):
         status = getattr(getattr(error, "response", None), "status_code", 503)
     else:

@@ -87,7 +87,7 @@ def files_of(home: Home, registered: Registered, inside: str = "artifacts/model"
     mlflow = client(home)
     location = patiently(lambda: mlflow.get_model_version_download_uri(registered.name, registered.version), home)
     if location.startswith(("file:", "/")):
-        local = Path(local_file_uri_to_path(location)) / inside  # type: ignore[no-untyped-call]
+        local = Path(local_file_uri_to_path(location)) / inside
     else:
         local = home.materialised / "models" / hashlib.sha256(location.encode()).hexdigest()[:32] / inside
         if not local.exists():

@@ -131,7 +131,7 @@ def _migrate(uri: str, database: Path, artifacts: Path) -> None:
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     try:
-        SqlAlchemyStore(uri, artifacts.as_uri()).engine.dispose()  # type: ignore[no-untyped-call]
+        SqlAlchemyStore(uri, artifacts.as_uri()).engine.dispose()
     except MlflowException as error:
         if "out-of-date" not in str(error):
             raise
@@ -422,10 +422,10 @@ class _SystemMetrics:
         self._next = now + SYSTEM_METRICS_S
         try:
             self._monitor = self._monitor or self._make()
-            self._monitor.collect_metrics()  # type: ignore[no-untyped-call]
-            found = self._monitor.aggregate_metrics()  # type: ignore[no-untyped-call]
+            self._monitor.collect_metrics()
+            found = self._monitor.aggregate_metrics()
             for part in self._monitor.monitors:
-                part.clear_metrics()  # type: ignore[no-untyped-call]
+                part.clear_metrics()
         except Exception as error:  # noqa: BLE001  a sensor that fails must not end a training run
             log.warning("the machine's use cannot be measured: %s", first_line(error))
             self._next = float("inf")
@@ -437,9 +437,7 @@ class _SystemMetrics:
     def _make(self) -> SystemMetricsMonitor:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        return SystemMetricsMonitor(  # type: ignore[no-untyped-call]
-            self._run_id, tracking_uri=self._home.mlflow_uri
-        )
+        return SystemMetricsMonitor(self._run_id, tracking_uri=self._home.mlflow_uri)
 
 
 def sweep(home: Home) -> list[Entry]:
