@@ -32,6 +32,7 @@ from schemas.records import Plan
 from tasks.batches import EpochBatches, TokenTable, micro_batches
 from tasks.digests import file_sha256, write_atomically
 from tasks.families import Family, Meta
+from tasks.machine import release_free_memory
 from tasks.plan import make_plan
 from tasks.predict import predictions_of
 
@@ -41,6 +42,8 @@ PROGRESS_SECONDS = 0.5
 """Least time between two progress events."""
 LOG_POINTS = 200
 """About how many points a training curve gets."""
+RELEASE_STEPS = 100
+"""Steps between two returns of freed memory to the system, where batches live in main memory."""
 WHOLE = "whole.json"
 """Written last into a checkpoint: the size of every file in it."""
 LOCK_SECONDS = 60
@@ -282,6 +285,7 @@ class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
             columns, loss = predictions_of(
                 self.model, self.job.family, self.job.validation_rows, self.job.meta, self.plan
             )
+        release_free_memory()
         scores = self.job.family.score(pl.DataFrame(columns), self.job.meta)
         metrics = {f"validation/{name}": value for name, value in scores.items()} | {"validation/loss": loss}
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -354,6 +358,8 @@ class Progress(TrainerCallback):  # type: ignore[misc]
             self._last_event = now
             done = self.tokens - self.tokens_before
             self.emit("progress", step=step, steps=self.plan.steps, tokens_per_second=done / (now - self._began))
+        if self.plan.device == "cpu" and step % RELEASE_STEPS == 0:
+            release_free_memory()
         control.should_evaluate = step % self.plan.eval_steps == 0 or last
         by_step = self.save_steps is not None and step % self.save_steps == 0
         control.should_save = not last and (by_step or now - self._last_save >= self.save_seconds)
