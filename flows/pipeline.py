@@ -160,7 +160,7 @@ def _record(context: PipelineContext, summary: Summary, sides: Artifact, tokens:
     run.log_params({f"plan.{name}": value for name, value in summary.train["plan"].items()})
     for side in ("train", "validation", "test"):
         counts = {"rows": sides.summary[side], "tokens": tokens.summary["tokens"][side]}
-        source = context.recipe.collect.source.path
+        source = context.recipe.collect.source.shown()
         run.log_dataset(f"{context.recipe.name}-{side}", digest=sides.key, source=source, counts=counts, context=side)
     run.set_tags(
         {

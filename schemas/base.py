@@ -6,10 +6,12 @@ Unions are validated by their discriminator, so that a wrong field gives one pre
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -21,12 +23,20 @@ from pydantic import (
     ValidationInfo,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from schemas.errors import EnvironmentMistake, Problem
 
 FAMILIES_GROUP = "hone.families"
 PACKAGE_SCHEME = "package://"
+PYTHON_SCHEME = "python://"
+READABLE_SCHEMES = ("package", "s3", "gs", "az", "https", "hf")
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+SECRET_NAME = re.compile(r"(?i)password|secret|token|signature|^sig$|access_?key|credential")
+"""Parameter of a URL that opens a door, signed URLs of the clouds included."""
+CREDENTIALS = "credentials"
+"""Type of the error for a location that holds some: its value is not shown."""
+CALLABLE = re.compile(r"python://[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 class Section(BaseModel):
@@ -125,10 +135,51 @@ def _resolve_model(value: str, info: ValidationInfo) -> str:
 
 
 def _readable_scheme(value: str) -> str:
-    scheme = value.split("://", 1)[0] + "://" if "://" in value else ""
-    if scheme not in {"", PACKAGE_SCHEME}:
-        raise ValueError(f"must be a local path or {PACKAGE_SCHEME}<package>/<file>, not {scheme}")
+    scheme = value.split("://", 1)[0] if "://" in value else ""
+    if scheme == "http" and urlsplit(value).hostname not in LOOPBACK:
+        raise ValueError("must be https://, or what was read may not be what was sent")
+    if scheme not in {"", "http", *READABLE_SCHEMES}:
+        known = ", ".join(f"{name}://" for name in READABLE_SCHEMES)
+        raise ValueError(f"must be a local path or one of {known}, not {scheme}://")
     return value
+
+
+def _no_credentials(value: str) -> str:
+    """A recipe is shown, logged and committed: what opens a door does not belong into it."""
+    if "://" not in value:
+        return value
+    parts = urlsplit(value)
+    secret = sorted(name for name, _ in parse_qsl(parts.query) if SECRET_NAME.search(name))
+    if parts.password is not None or ("@" in parts.netloc and parts.scheme in READABLE_SCHEMES) or secret:
+        raise PydanticCustomError(
+            "credentials", "holds credentials; name the place alone and put them into the environment"
+        )
+    return value
+
+
+def _database_scheme(value: str) -> str:
+    if "://" not in value:
+        raise ValueError("must be a SQLAlchemy URL, such as postgresql+psycopg://host/database or sqlite:///rows.db")
+    return value
+
+
+def _resolve_database(value: str, info: ValidationInfo) -> str:
+    """The file of an SQLite URL is relative to the recipe's folder."""
+    prefix = "sqlite:///"
+    if not value.startswith(prefix) or value in {prefix, prefix + ":memory:"}:
+        return value
+    return prefix + _resolve(value.removeprefix(prefix), info)
+
+
+def _python_scheme(value: str) -> str:
+    if not CALLABLE.fullmatch(value):
+        raise ValueError(f"must be {PYTHON_SCHEME}<module>:<function>")
+    return value
+
+
+def _one_or_several(value: object) -> object:
+    """One location needs no list around it."""
+    return (value,) if isinstance(value, str) else value
 
 
 def _numbers_as_text(value: object) -> object:
@@ -136,6 +187,11 @@ def _numbers_as_text(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Location = Annotated[str, AfterValidator(_readable_scheme), AfterValidator(_resolve)]
+Location = Annotated[str, AfterValidator(_readable_scheme), AfterValidator(_no_credentials), AfterValidator(_resolve)]
+Locations = Annotated[tuple[Location, ...], BeforeValidator(_one_or_several)]
+DatabaseUrl = Annotated[
+    str, AfterValidator(_database_scheme), AfterValidator(_no_credentials), AfterValidator(_resolve_database)
+]
+CallableLocation = Annotated[str, AfterValidator(_python_scheme)]
 ModelLocation = Annotated[str, AfterValidator(_resolve_model)]
 Label = Annotated[str, BeforeValidator(_numbers_as_text)]

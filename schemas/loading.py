@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from schemas.base import TaskSection, family_names, load_family
+from schemas.base import CREDENTIALS, TaskSection, family_names, load_family
 from schemas.errors import Problem, RecipeError
 from schemas.recipe import Recipe
 
@@ -180,6 +180,8 @@ def _problem(details: ErrorDetails, data: Mapping[str, Any], lines: Mapping[Key,
         )
         rule = f"must be one of {', '.join(tags)}" if any(tags) else "is required"
         remedy = _did_you_mean(str(value), tags, "choose one of these" if any(tags) else "add it")
+    elif kind == CREDENTIALS:
+        value, remedy = None, "name the place alone and put them into the environment"
     elif kind == "value_error":
         rule = str(details["ctx"]["error"])
         if isinstance(value, Mapping | BaseModel):  # a rule across fields names them and their values itself

@@ -9,116 +9,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.base import FamilyUnion, Location, ModelLocation, PlainUnion, Section, TaskSection
+from schemas.base import FamilyUnion, ModelLocation, PlainUnion, Section, TaskSection
+from schemas.data import Clean, Collect, HashSplit, OpenShare, PositiveInt, Split, Tokenize
 
-Share = Annotated[float, Field(ge=0, le=1)]
-OpenShare = Annotated[float, Field(gt=0, lt=1)]
-PositiveInt = Annotated[int, Field(gt=0)]
 Stage = Literal["collect", "clean", "split", "tokenize", "train", "evaluate", "gate", "register"]
 STAGES: tuple[Stage, ...] = ("collect", "clean", "split", "tokenize", "train", "evaluate", "gate", "register")
-
-
-class _FileSource(Section):
-    path: Location
-    """Local path, or `package://<installed package>/<file inside it>`; relative to the recipe file."""
-    validation_path: Location | None = None
-    """Rows of the official validation split, when the source ships one as a file of its own."""
-    test_path: Location | None = None
-    """Rows of the official test split, when the source ships one as a file of its own."""
-
-
-class CsvSource(_FileSource):
-    """Rows from a CSV or TSV file with a header line; bytes that are not UTF-8 become U+FFFD."""
-
-    kind: Literal["csv"] = "csv"
-    separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
-    """The single character between two fields."""
-
-
-class JsonlSource(_FileSource):
-    """Rows from a file with one JSON object per line."""
-
-    kind: Literal["jsonl"] = "jsonl"
-
-
-class ParquetSource(_FileSource):
-    """Rows from a Parquet file."""
-
-    kind: Literal["parquet"] = "parquet"
-
-
-Source = Annotated[CsvSource | JsonlSource | ParquetSource, Field(discriminator="kind"), PlainUnion("kind")]
-
-
-class Collect(Section):
-    """Where the rows come from."""
-
-    source: Source
-    """The file, and how it is read."""
-    id_column: str | None = None
-    """Column that names a row for good; default: a digest of the row's text."""
-    group_column: str | None = None
-    """Rows of one group stay on one side of the split (an author, a document); default: each row alone."""
-    split_column: str | None = None
-    """Column that says train, validation or test, where the source has official splits in one file."""
-
-
-class Clean(Section):
-    """Which rows are fit to learn from. A row that is not goes to `quarantine.parquet` with its reason."""
-
-    fix_text: bool = True
-    """Repair mojibake and HTML entities, normalise Unicode to NFC, drop control characters (ftfy)."""
-    collapse_whitespace: bool = True
-    """Every run of white space becomes one space; none at the ends."""
-    min_chars: PositiveInt = 1
-    """Shortest text kept, in characters after repair."""
-    max_chars: PositiveInt = 20_000
-    """Longest text kept, in characters after repair."""
-    drop_duplicates: bool = True
-    """Of rows with the same text and label, one stays."""
-    drop_contradictions: bool = True
-    """Rows with the same text and different labels all go: nobody knows which is right."""
-    max_quarantined: Share = 0.2
-    """Share of the rows that may fall out before the run stops."""
-
-    @model_validator(mode="after")
-    def _bounds_in_order(self) -> Self:
-        if self.min_chars > self.max_chars:
-            raise ValueError(f"min_chars ({self.min_chars}) must not exceed max_chars ({self.max_chars})")
-        return self
-
-
-class HashSplit(Section):
-    """Sides decided by a hash of the row's group or normalised text: a row never changes sides as the data grows."""
-
-    kind: Literal["hash"] = "hash"
-    validation: OpenShare = 0.1
-    """Share of the rows for validation: early stopping, best checkpoint, choices."""
-    test: OpenShare = 0.1
-    """Share of the rows for the test, touched by evaluation alone."""
-    version: PositiveInt = 1
-    """Frozen. Another number deals all rows anew and makes old and new test metrics incomparable."""
-
-    @model_validator(mode="after")
-    def _leaves_training_rows(self) -> Self:
-        if self.validation + self.test >= 0.9:
-            raise ValueError(
-                f"validation + test is {self.validation + self.test:g}: at least 0.1 must be left to train"
-            )
-        return self
-
-
-class OfficialSplit(Section):
-    """The source's own sides, by `collect.split_column` or by `validation_path` and `test_path`."""
-
-    kind: Literal["official"] = "official"
-    validation: OpenShare = 0.1
-    """Share of the training rows taken by hash for validation, where the source has no validation split."""
-    version: PositiveInt = 1
-    """Frozen, as in a hash split."""
-
-
-Split = Annotated[HashSplit | OfficialSplit, Field(discriminator="kind"), PlainUnion("kind")]
 
 
 class Model(Section):
@@ -132,15 +27,6 @@ class Model(Section):
     """Run Python code that comes with the model. Only for code you have read."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Dropout while training; default: the model's own. 0 saves 40 % of the forward pass on a CPU."""
-
-
-class Tokenize(Section):
-    """Text to tokens."""
-
-    max_seq_length: Annotated[int, Field(ge=8, le=1_048_576)] = 128
-    """Longest sequence in tokens, special tokens counted; the rest of the text is cut off."""
-    max_truncated: Share = 0.02
-    """Share of the rows that may lose text to the cut before the run stops."""
 
 
 class FullFineTuning(Section):
@@ -294,10 +180,18 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _official_split_has_a_source(self) -> Self:
-        has_test = self.collect.split_column or self.collect.source.test_path
+    def _split_has_what_it_goes_by(self) -> Self:
+        source = self.collect.source
+        has_test = bool(self.collect.split_column or getattr(source, "test_path", None))
+        if source.kind == "hub":
+            has_test = has_test or len(source.splits) > 1
         if self.split.kind == "official" and not has_test:
-            raise ValueError("split.kind 'official' needs collect.split_column or collect.source.test_path")
-        if self.split.kind == "hash" and has_test:
+            raise ValueError(
+                "split.kind 'official' needs collect.split_column, collect.source.test_path or several "
+                "collect.source.splits"
+            )
+        if self.split.kind != "official" and has_test:
             raise ValueError("the source brings its own test rows: set split.kind to 'official' or name no test source")
+        if self.split.kind == "time" and self.collect.time_column is None:
+            raise ValueError("split.kind 'time' needs collect.time_column")
         return self

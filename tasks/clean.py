@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from schemas.base import TaskSection
+from schemas.data import Clean
 from schemas.errors import DataError, Problem
-from schemas.recipe import Clean
 from schemas.records import Artifact
 from tasks.context import Context
 from tasks.families import MEASURING, Family, family_of

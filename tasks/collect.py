@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from schemas.base import PACKAGE_SCHEME
 from schemas.errors import DataError, Problem
-from schemas.recipe import Source
 from schemas.records import Artifact
+from schemas.sources import Source
 from tasks.context import Context
 from tasks.digests import content_digest
 from tasks.home import Home

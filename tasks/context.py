@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,18 +86,20 @@ class Context:
         compute: Callable[..., dict[str, Any]],
         *,
         settings: Mapping[str, Any],
-        inputs: Mapping[str, Artifact] | None = None,
+        inputs: Mapping[str, Artifact | Sequence[Artifact]] | None = None,
         unkeyed: Mapping[str, Any] | None = None,
         modules: Iterable[str] = (),
         libraries: Iterable[str] = (),
         apart_from: Iterable[str] = (),
         part_of: Stage | None = None,
+        part: str | None = None,
         work_settings: Mapping[str, Any] | None = None,
     ) -> Artifact:
         """The output of `compute`: from the store when nothing that shaped it has changed, else computed and kept.
 
-        `compute` is called with every setting, the folder of every input, everything unkeyed, and `out`, an empty
-        folder; it returns the summary for the manifest. It can read nothing that the key does not cover, but `unkeyed`.
+        `compute` is called with every setting, the folder of every input (a list of them for a sequence), everything
+        unkeyed, and `out`, an empty folder; it returns the summary for the manifest. It can read nothing that the key
+        does not cover, but `unkeyed`.
 
         Args:
             stage: The stage, or the name of a part of one.
@@ -108,6 +111,7 @@ class Context:
             libraries: Distributions whose version shapes the output.
             apart_from: Modules that the others reach, but that this stage does not run.
             part_of: The stage this is a part of; default: `stage` itself.
+            part: Which part, where a stage has many of one kind, such as a file.
             work_settings: The settings that work in progress depends on. When given, `compute` is also given `work`, a
                 folder named by them that outlives a crash.
         """
@@ -115,7 +119,7 @@ class Context:
 
         began = time.monotonic()
         inputs, unkeyed = inputs or {}, dict(unkeyed or {})
-        input_keys = {name: artifact.key for name, artifact in inputs.items()}
+        input_keys = {name: _key_of(given) for name, given in inputs.items()}
         code = {"modules": (compute.__module__, *modules), "libraries": libraries, "apart_from": apart_from}
         key, ingredients = stage_key(stage, settings, input_keys, **code)
         work = None
@@ -124,11 +128,11 @@ class Context:
             work = unkeyed["work"] = self.home.work / f"{stage}-{named}"
 
         def computed() -> Manifest:
-            self.observer.computing(stage)
+            self.observer.computing(part_of or stage)
             if work is not None:
                 work.mkdir(parents=True, exist_ok=True)
             with self.store.draft(stage, key) as out:
-                folders = {name: self.path(artifact) for name, artifact in inputs.items()}
+                folders = {name: self._folders(given) for name, given in inputs.items()}
                 summary = compute(**settings, **folders, **unkeyed, out=out)
                 made = self.store.publish(out, stage, key, ingredients=ingredients, summary=summary, run_id=self.run_id)
             if work is not None:
@@ -137,12 +141,13 @@ class Context:
 
         self._compute_again[stage, key] = computed
         with FileLock(self.home.locks / f"{stage}-{key}.lock"):
-            manifest, why = self._found(stage, key, ingredients, part_of)
+            note = self._last_note(stage, part)
+            manifest, why = self._found(stage, key, ingredients, part_of, note)
             cached = manifest is not None
             if manifest is None:
                 log.info("%s: computing (%s)", stage, why)
                 manifest = computed()
-        write_atomically(self._last_note(stage), json.dumps(ingredients))
+        write_atomically(note, json.dumps(ingredients))
         return Artifact(
             stage=stage,
             key=key,
@@ -166,8 +171,11 @@ class Context:
         """Whether this run was asked to compute `stage` again."""
         return self.refresh is not None and STAGES.index(stage) >= STAGES.index(self.refresh)
 
+    def _folders(self, given: Artifact | Sequence[Artifact]) -> Path | list[Path]:
+        return self.path(given) if isinstance(given, Artifact) else [self.path(artifact) for artifact in given]
+
     def _found(
-        self, stage: str, key: str, ingredients: dict[str, Any], part_of: Stage | None
+        self, stage: str, key: str, ingredients: dict[str, Any], part_of: Stage | None, note: Path
     ) -> tuple[Manifest | None, str]:
         if self.refreshes(part_of or stage):  # type: ignore[arg-type]  # a part always names its stage
             return None, f"refresh: {self.refresh}"
@@ -178,17 +186,22 @@ class Context:
             return None, f"damaged: {damage}"
         if manifest is not None:
             return manifest, ""
-        return None, self._what_changed(stage, ingredients)
+        return None, _what_changed(note, ingredients)
 
-    def _last_note(self, stage: str) -> Path:
-        return self.home.journal / "last" / self.recipe.name / f"{stage}.json"
+    def _last_note(self, stage: str, part: str | None) -> Path:
+        name = stage if part is None else f"{stage}-{hashlib.sha256(part.encode()).hexdigest()[:16]}"
+        return self.home.journal / "last" / self.recipe.name / f"{name}.json"
 
-    def _what_changed(self, stage: str, ingredients: dict[str, Any]) -> str:
-        note = self._last_note(stage)
-        if not note.exists():
-            return "first run"
-        changes = list(_differences(json.loads(note.read_text()), ingredients))
-        return "; ".join(changes[:3]) or "gone from the store"
+
+def _key_of(given: Artifact | Sequence[Artifact]) -> str | list[str]:
+    return given.key if isinstance(given, Artifact) else [artifact.key for artifact in given]
+
+
+def _what_changed(note: Path, ingredients: dict[str, Any]) -> str:
+    if not note.exists():
+        return "first run"
+    changes = list(_differences(json.loads(note.read_text()), ingredients))
+    return "; ".join(changes[:3]) or "gone from the store"
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterable[str]:

@@ -24,7 +24,8 @@ ROOMS = ("tasks", "schemas")
 # Modules that move or describe results without shaping them. A change here reruns nothing.
 PLUMBING = frozenset(
     {
-        "schemas", "schemas.base", "schemas.errors", "schemas.loading", "schemas.recipe", "schemas.records",
+        "schemas", "schemas.base", "schemas.data", "schemas.errors", "schemas.loading", "schemas.recipe",
+        "schemas.records", "schemas.sources",
         "tasks", "tasks.base_model", "tasks.child", "tasks.context", "tasks.digests", "tasks.families", "tasks.home",
         "tasks.keys", "tasks.predict_job", "tasks.register", "tasks.registry", "tasks.stage", "tasks.store",
         "tasks.tracking", "tasks.worker",
@@ -35,7 +36,7 @@ PLUMBING = frozenset(
 def stage_key(
     stage: str,
     settings: Mapping[str, Any],
-    inputs: Mapping[str, str],
+    inputs: Mapping[str, str | list[str]],
     *,
     modules: Iterable[str],
     libraries: Iterable[str],
@@ -46,7 +47,7 @@ def stage_key(
     Args:
         stage: Name of the stage.
         settings: Every value the stage's function is given; pydantic models, and JSON values.
-        inputs: Name → key of each input artifact.
+        inputs: Name → key of each input artifact, or of several.
         modules: Modules the stage starts from; what they import of ours is followed.
         libraries: Distributions whose version shapes the output.
         apart_from: Modules that those reach, but that this stage does not run.

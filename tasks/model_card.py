@@ -44,7 +44,7 @@ def model_card(
         f"**Task:** {recipe.task.family}. **Base model:** `{base}`. **Method:** {method}.",
         f"**Intended use:** {recipe.registry.intended_use or 'not stated in the recipe.'}",
         "## Data",
-        *_bullets({"source": _shown_location(recipe.collect.source.path), **rows}),
+        *_bullets({"source": _shown_location(recipe.collect.source.shown()), **rows}),
         "## Training",
         *_bullets({"learning rate": recipe.train.learning_rate, "epochs": recipe.train.epochs, **train}),
         "## Test metrics",

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from schemas.data import HashSplit, OfficialSplit, Split
 from schemas.errors import DataError, Problem
-from schemas.recipe import HashSplit, OfficialSplit, Split
 from schemas.records import Artifact
 from tasks.context import Context
 from tasks.stage import stage_task
@@ -61,7 +61,8 @@ def split_rows(split: Split, clean: Path, out: Path) -> dict[str, Any]:
     frames.clean_rows(column for column in rows.columns if column not in OWN_COLUMNS).validate(rows, lazy=True)
 
     rows = rows.with_columns(normalised(pl.col(meta["text_column"])).alias(LIKENESS))
-    sides = official_sides(split, rows) if split.kind == "official" else hash_sides(rows, split.version, _bounds(split))
+    assert split.kind != "time"
+    sides = hash_sides(rows, split.version, _bounds(split)) if split.kind == "hash" else official_sides(split, rows)
     rows = rows.with_columns(sides.alias(SIDE))
     rows = rows.with_columns(pl.when(leaks()).then(pl.lit("leaked")).otherwise(SIDE).alias(SIDE))
     dealt = {side: rows.filter(pl.col(SIDE) == side).drop(SIDE, LIKENESS) for side in (*SIDES, "leaked")}

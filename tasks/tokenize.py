@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from schemas.base import TaskSection
+from schemas.data import Tokenize
 from schemas.errors import DataError, Problem, RecipeError
-from schemas.recipe import Tokenize
 from schemas.records import Artifact
 from tasks.base_model import base_model
 from tasks.context import Context

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.data import Clean
 from schemas.errors import DataError
-from schemas.recipe import Clean
 from tasks import clean
 from tasks.families.text_classification import TextClassification, TextClassificationTask
 

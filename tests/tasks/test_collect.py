@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from schemas.errors import DataError
-from schemas.recipe import CsvSource, JsonlSource, ParquetSource
+from schemas.sources import CsvSource, JsonlSource, ParquetSource
 from tasks import collect
 from tasks.home import Home
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from schemas.recipe import Clean
+from schemas.data import Clean
 from tasks import keys
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import polars as pl
 import pytest
 
+from schemas.data import HashSplit, OfficialSplit
 from schemas.errors import DataError
-from schemas.recipe import HashSplit, OfficialSplit
 from tasks import split
 
 HASH = HashSplit(validation=0.2, test=0.2)

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from schemas.data import Tokenize
 from schemas.errors import DataError, RecipeError
-from schemas.recipe import Tokenize
 from tasks import tokenize
 from tasks.families.text_classification import TextClassificationTask
 
