@@ -11,6 +11,7 @@ from flows.engine import configure
 from tasks.home import Home
 from tasks.outbox import patiently, without_password
 from tasks.registry import CHALLENGER, CHAMPION, history, reconcile
+from tasks.store import Store
 from tasks.tracking import Entry, client, live_runs, prepare, sweep
 
 RECENT = 5
@@ -33,6 +34,7 @@ def status(*, as_json: bool) -> int:
         "running": [_run(entry) for entry in live_runs(home)],
         "swept": [_run(entry) for entry in swept],
         "models": _models(home),
+        "store": _store(home),
     }
     if as_json:
         print(json.dumps(found))
@@ -42,7 +44,7 @@ def status(*, as_json: bool) -> int:
 
 
 def _nothing_yet(root: Path, *, as_json: bool) -> int:
-    found: dict[str, Any] = {"home": str(root), "mlflow": None, "running": [], "swept": [], "models": []}
+    found: dict[str, Any] = {"home": str(root), "mlflow": None, "running": [], "swept": [], "models": [], "store": {}}
     print(json.dumps(found) if as_json else f"{root}: no home yet; hone run RECIPE makes one")
     return 0
 
@@ -64,6 +66,11 @@ def _models(home: Home) -> list[dict[str, Any]]:
         }
         for model in registered
     ]
+
+
+def _store(home: Home) -> dict[str, dict[str, int]]:
+    usage = Store(home.store, home.materialised).usage()
+    return {stage: {"artifacts": artifacts, "bytes": size} for stage, (artifacts, size) in usage.items()}
 
 
 def _version(number: object) -> str | None:
@@ -89,6 +96,8 @@ def _print(found: dict[str, Any]) -> None:
         waiting = f", version {model['challenger']} waits as challenger" if model["challenger"] else ""
         say(f"  [bold]{model['name']}[/]: {serving}{waiting}")
         _print_history(say, model["history"])
+    kept = found["store"].values()
+    say(f"  store: {sum(s['artifacts'] for s in kept):,} artifacts, {sum(s['bytes'] for s in kept) / 2**30:.2f} GiB")
 
 
 def _print_history(say: Any, moves: Sequence[dict[str, Any]]) -> None:

@@ -46,7 +46,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """One line."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def computing(self, stage: str) -> None:
         """A stage has begun."""
@@ -81,7 +81,7 @@ class Display:
         line = Text.assemble(mark, f"{outcome.stage:<9}", (f"{seconds:>8}  ", "dim"), _gist(outcome))
         if outcome.why and outcome.why != "first run":
             line.append(f"  ({outcome.why})", style="dim")
-        self.console.print(line)
+        self.console.print(line, soft_wrap=True)
 
     def stop(self) -> None:
         """Leave the terminal as it was, however the run ended."""

@@ -17,7 +17,7 @@ from schemas.records import Artifact, Outcome
 from tasks.digests import write_atomically
 from tasks.families import Family, family_of
 from tasks.home import Home
-from tasks.keys import stage_key
+from tasks.keys import key_of, stage_key
 from tasks.store import Manifest, Store
 
 log = logging.getLogger(__name__)
@@ -190,7 +190,17 @@ class Context:
 
     def _last_note(self, stage: str, part: str | None) -> Path:
         name = stage if part is None else f"{stage}-{hashlib.sha256(part.encode()).hexdigest()[:16]}"
-        return self.home.journal / "last" / self.recipe.name / f"{name}.json"
+        return _note(self.home, self.recipe.name, name)
+
+
+def last_key(home: Home, recipe: str, stage: str) -> str | None:
+    """Key of what a stage last left for a recipe of this name; none before its first run."""
+    note = _note(home, recipe, stage)
+    return key_of(json.loads(note.read_text())) if note.exists() else None
+
+
+def _note(home: Home, recipe: str, name: str) -> Path:
+    return home.journal / "last" / recipe / f"{name}.json"
 
 
 def _key_of(given: Artifact | Sequence[Artifact]) -> str | list[str]:

@@ -62,8 +62,13 @@ def stage_key(
         "code": code_digest(*modules, apart_from=apart_from),
         "libraries": {name: version(name) for name in sorted(libraries)},
     }
+    return key_of(ingredients), ingredients
+
+
+def key_of(ingredients: Mapping[str, Any]) -> str:
+    """The key that these ingredients make."""
     canonical = json.dumps(ingredients, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:32], ingredients
+    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
 def code_digest(*modules: str, apart_from: Iterable[str] = ()) -> str:

@@ -106,6 +106,18 @@ class Store:
         self._verified[stage, key] = folder
         return folder
 
+    def usage(self) -> dict[str, tuple[int, int]]:
+        """Stage → number of its artifacts, and bytes of their files; a file that two artifacts share counts twice."""
+        if not self._fs.exists(self._root):
+            return {}
+        found: dict[str, tuple[int, int]] = {}
+        for path, info in sorted(self._fs.find(self._root, detail=True).items()):
+            stage, key, *below = path.removeprefix(self._root).strip("/").split("/")
+            if below and not key.startswith("."):
+                artifacts, size = found.get(stage, (0, 0))
+                found[stage] = (artifacts + (below == [MANIFEST]), size + info["size"])
+        return found
+
     @contextmanager
     def draft(self, stage: str, key: str) -> Iterator[Path]:
         """An empty local folder to write an artifact's files into; gone afterwards unless it was published."""

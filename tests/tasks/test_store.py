@@ -92,3 +92,15 @@ def test_the_manifest_names_format_sizes_and_digests(store):
     assert manifest["format"] == 1
     assert manifest["files"]["rows.txt"] == {"size": 5, "sha256": hashlib.sha256(b"hello").hexdigest()}
     assert MANIFEST not in manifest["files"]
+
+
+def test_usage_counts_whole_artifacts_and_their_bytes_by_stage(store):
+    assert store.usage() == {}
+    publish(store, "12345", key="a")
+    publish(store, "1234", key="b")
+    with store.draft("clean", "half") as draft:
+        (draft / "rows.txt").write_text("not yet")
+        artifacts, size = store.usage()["clean"]
+    manifests = sum(len(store._fs.cat_file(f"{store.location('clean', key)}/{MANIFEST}")) for key in ("a", "b"))
+    assert artifacts == 2
+    assert size == manifests + 9
