@@ -60,6 +60,13 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--schema", action="store_true", help="print the recipe's JSON Schema, for editors")
     check.set_defaults(verb=_check)
 
+    quarantine = verbs.add_parser("quarantine", parents=[recipe, common], help="rows set aside: list, export, replay")
+    quarantine.add_argument("--reason", metavar="REASON", help="only rows set aside for this reason")
+    quarantine.add_argument("--examples", type=int, default=2, metavar="N", help="rows shown per reason; default 2")
+    quarantine.add_argument("--export", type=Path, metavar="FILE", help="write the rows as a CSV file of corrections")
+    quarantine.add_argument("--replay", action="store_true", help="what the present recipe would make of these rows")
+    quarantine.set_defaults(verb=_quarantine)
+
     status = verbs.add_parser("status", parents=[common], help="what runs, what serves, and the history of champions")
     status.set_defaults(verb=_status)
     return parser
@@ -84,6 +91,20 @@ def _check(options: argparse.Namespace) -> int:
     from flows.check import check
 
     return check(options.recipe, options.overrides, as_json=options.json)
+
+
+def _quarantine(options: argparse.Namespace) -> int:
+    from flows.quarantine import quarantine
+
+    return quarantine(
+        options.recipe,
+        options.overrides,
+        reason=options.reason,
+        examples=options.examples,
+        export=options.export,
+        replay=options.replay,
+        as_json=options.json,
+    )
 
 
 def _status(options: argparse.Namespace) -> int:

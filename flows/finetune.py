@@ -9,6 +9,7 @@ from schemas.recipe import Recipe, Stage
 from schemas.records import Summary
 from tasks.clean import clean
 from tasks.collect import collect
+from tasks.data_report import data_report
 from tasks.evaluate import evaluate
 from tasks.gate import gate
 from tasks.register import register
@@ -31,9 +32,10 @@ async def finetune(recipe: Recipe, refresh: Stage | None = None) -> Summary:
         raw = collect(context)
         cleaned = clean(context, raw)
         sides = split(context, cleaned)
+        described = data_report(context, raw, cleaned, sides)
         tokens = tokenize(context, sides)
         model = train(context, tokens)
         scores = evaluate(context, sides, tokens, model)
         verdict = gate(context, sides, model, scores)
         version = register(context, cleaned=cleaned, sides=sides, model=model, scores=scores, verdict=verdict)
-        return summarize(context, [raw, cleaned, sides, tokens, model, scores, verdict, version])
+        return summarize(context, [raw, cleaned, sides, described, tokens, model, scores, verdict, version])

@@ -103,6 +103,7 @@ def summarize(context: PipelineContext, outcomes: Sequence[Outcome]) -> Summary:
     raw, cleaned, sides, tokens, model, scores = (
         _artifact(by_stage[stage]) for stage in ("collect", "clean", "split", "tokenize", "train", "evaluate")
     )
+    described = _artifact(by_stage["data-report"])
     verdict, version = by_stage["gate"], by_stage["register"]
     assert isinstance(verdict, Verdict)
     assert isinstance(version, ModelVersion)
@@ -126,6 +127,7 @@ def summarize(context: PipelineContext, outcomes: Sequence[Outcome]) -> Summary:
         seconds=time.monotonic() - context.began,
     )
     _record(context, summary, sides, tokens, scores)
+    _record_data(context, described)
     return summary
 
 
@@ -173,6 +175,17 @@ def _record(context: PipelineContext, summary: Summary, sides: Artifact, tokens:
     page = _page(summary, (context.path(scores) / "report.md").read_text(encoding="utf-8"))
     run.log_text(page, "report.md")
     report(context.recipe.name, page, context.run.url)
+
+
+def _record_data(context: PipelineContext, described: Artifact) -> None:
+    """Put what the data looks like, and how it drifted, beside the model that it made."""
+    folder, run = context.path(described), context.run
+    for file in ("report.md", "profile.json", *(picture.name for picture in sorted(folder.glob("*.png")))):
+        run.log_artifact(folder / file, "data")
+    measures = described.summary["measures"]
+    run.log_metrics([(0, {f"data/{name.replace(' ', '_')}": value for name, value in measures.items()})])
+    run.set_tags({f"hone.drift.{what}": verdict for what, verdict in described.summary["drift"].items()})
+    report(f"{context.recipe.name}-data", (folder / "report.md").read_text(encoding="utf-8"), None)
 
 
 # A task, because Prefect's artifact functions are asynchronous in an asynchronous flow, but not in its tasks.

@@ -78,7 +78,7 @@ class Display:
             self._bar = None
         mark = Text("  · ", style="dim") if outcome.cached else Text("  ✓ ", style="green")
         seconds = "cached" if outcome.cached else f"{outcome.seconds:.1f} s"
-        line = Text.assemble(mark, f"{outcome.stage:<9}", (f"{seconds:>8}  ", "dim"), _gist(outcome))
+        line = Text.assemble(mark, f"{outcome.stage:<11}", (f"{seconds:>8}  ", "dim"), _gist(outcome))
         if outcome.why and outcome.why != "first run":
             line.append(f"  ({outcome.why})", style="dim")
         self.console.print(line, soft_wrap=True)
@@ -104,6 +104,9 @@ display: ContextVar[Display | None] = ContextVar("display", default=None)
 
 
 GISTS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "data-report": lambda s: (
+        ", ".join(f"{what} drift {verdict}" for what, verdict in s["drift"].items()) or "first snapshot"
+    ),
     "collect": lambda s: f"{s['rows']:,} rows",
     "clean": lambda s: (
         f"{s['rows']:,} kept, {sum(s['quarantined'].values()):,} quarantined, {s['repaired']:,} repaired"

@@ -13,6 +13,7 @@ from schemas.sources import Source
 Share = Annotated[float, Field(ge=0, le=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
 
 
 class Collect(Section):
@@ -39,7 +40,7 @@ class Expectations(Section):
 
     min_rows: PositiveInt = 1
     """Fewest rows."""
-    min_rows_per_label: PositiveInt = 1
+    min_rows_per_label: Count = 0
     """Fewest rows of each label."""
     max_label_share: OpenShare | None = None
     """Largest share of the rows that one label may have."""
@@ -85,14 +86,14 @@ class Clean(Section):
 
 
 class NearDuplicates(Section):
-    """Texts alike but for a few words, found by MinHash over sets of words and word pairs, banded."""
+    """Texts alike but for a few words, found by banded MinHash over sets of words, whose order does not count."""
 
     search: bool = True
     """Quarantine training rows that resemble a held-out row, and all but one of those that resemble each other."""
-    threshold: Annotated[float, Field(ge=0.3, le=1)] = 0.7
-    """Jaccard similarity from which two texts are near duplicates."""
+    threshold: Annotated[float, Field(ge=0.3, le=1)] = 0.6
+    """Jaccard similarity (words in common / words in either) from which two texts are near duplicates."""
     permutations: Annotated[int, Field(ge=16, le=512)] = 128
-    """Length of a signature; the similarity it estimates is off by about 1/√permutations."""
+    """Length of a signature; a similarity s that it estimates is off by about √(s(1-s)/permutations): 0.04."""
     bands: Annotated[int, Field(ge=1, le=256)] = 32
     """Parts of a signature; texts that share one are compared. More find more and compare more."""
 
@@ -110,8 +111,8 @@ class _AnySplit(Section):
     """What is done about texts that resemble each other across sides, and within train."""
     min_rows: PositiveInt = 1
     """Fewest rows of each side."""
-    min_rows_per_label: PositiveInt = 1
-    """Fewest rows of each label on each side."""
+    min_rows_per_label: Count = 0
+    """Fewest rows of each label on each side; train needs each label in any case."""
 
 
 class HashSplit(_AnySplit):

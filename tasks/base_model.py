@@ -9,7 +9,7 @@ from pathlib import Path
 from schemas.base import PACKAGE_SCHEME
 from schemas.errors import EnvironmentMistake, Fault, Problem
 from schemas.recipe import Model
-from tasks.collect import locate_in_package
+from tasks.sources.locations import locate_in_package
 from tasks.digests import content_digest
 from tasks.home import Home
 

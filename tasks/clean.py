@@ -1,238 +1,316 @@
-"""Clean: repair the text, then keep each row or set it aside with one reason.
+"""Clean: repair the rows, then keep each or set it aside with one reason; stop when what is left is not as expected.
 
-Repairs mojibake, entities, Unicode form, invisible characters and white space; sets aside rows without text, out of the
-length bounds, unfit for the task, contradicting each other, or repeated. What happens to a row does not depend on the
-order of the rows. Does not cover near duplicates (the split keeps those on one side), languages or personal data.
+Each file of collected rows is cleaned by itself (`tasks.rules.part`), so that a new file costs its own rows alone; then
+contradictions and duplicates are found among all. What happens to a row does not depend on the order of the rows. Does
+not cover near duplicates, which the split looks for.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from schemas.base import TaskSection
 from schemas.data import Clean
-from schemas.errors import DataError, Problem
+from schemas.errors import DamagedArtifact, DataError, Problem
 from schemas.records import Artifact
 from tasks.context import Context
 from tasks.families import MEASURING, Family, family_of
+from tasks.rows import Writer, batches, count, files
+from tasks.rules import expectations, language, redaction, several
+from tasks.rules.part import REASON, Counts, Losses, clean_file, clean_part, quarantine_schema
 from tasks.stage import stage_task
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
 
-MAY_NEED_REPAIR = r"[^\t\n -~]|&#?[0-9A-Za-z]{1,24};"
-"""Text without a match is returned by ftfy as it is: ASCII that prints, with nothing shaped like an entity."""
-INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
-"""Soft hyphens, zero-width spaces, marks of direction. Joiners (U+200C, U+200D) stay: scripts and emoji need them."""
-REASON = "reason"
-COMPARED = "__compared"
+__all__ = ["clean", "clean_part", "clean_rows"]
+
+QUANTILES = {"p5": 0.05, "p50": 0.5, "p95": 0.95, "max": 1.0}
+ABOUT_ALL_ROWS = ("drop_duplicates", "drop_contradictions", "max_quarantined", "expect")
+"""Rules that are no matter of one file: a change in them cleans no file anew."""
 
 
-def clean_rows(rules: Clean, task: TaskSection, raw: Path, out: Path) -> dict[str, Any]:
-    """Write `rows.parquet` (`schemas.frames.CleanRows`), `quarantine.parquet`, and `meta.json`: what the rows teach.
+def clean_rows(
+    rules: Clean, task: TaskSection, *, own_ids: bool, parts: Sequence[Path], raw: Path, out: Path
+) -> dict[str, Any]:
+    """Write `rows/<nnnnn>.parquet` (`schemas.frames.CleanRows`), `quarantine.parquet` and `meta.json`.
 
     Args:
         rules: The recipe's rules.
-        task: The recipe's task; its family adds rules of its own.
-        raw: Folder with the collected rows.
+        task: The recipe's task.
+        own_ids: Ids come from a column of the source, so that each must name one row.
+        parts: Folders that `tasks.rules.part.clean_part` wrote, in order.
+        raw: Folder with collect's `quarantine.parquet`: lines that are no rows.
         out: Where to write.
 
     Returns:
-        Counts: `rows` kept, `collected`, `quarantined` by reason, `quarantined_share`, `repaired`, `labels`.
+        Counts: `rows` kept, `collected`, `quarantined` by reason, `quarantined_share`, `repaired`, rows `changed` by
+        rule, `labels`, and `lengths` of the texts in characters.
 
     Raises:
-        DataError: More than `max_quarantined` of the rows fell out, or none is left.
+        DataError: The rows are not as expected, or teach nothing.
     """
     import polars as pl
 
-    from schemas import frames
+    family, counts = family_of(task), Counts.read(parts)
+    unreadable = raw / "quarantine.parquet"
+    clean_files = [part / "rows.parquet" for part in parts]
+    keys = _read_keys(clean_files)
+    reason = several.judge(
+        keys, own_ids=own_ids, contradictions=rules.drop_contradictions, duplicates=rules.drop_duplicates
+    )
+    _add_losses(counts.losses, clean_files, reason, unreadable)
+    rows = int((reason == several.KEPT).sum())
+    labels = count_labels(task, family, clean_files, reason)
+    total = counts.collected + count([unreadable])
+    _refuse_unexpected(rules, rows, total, labels, counts)
 
-    family = family_of(task)
-    roles = list(task.columns())
-    collected = frames.raw_rows(roles).validate(pl.read_parquet(raw / "rows.parquet", glob=False), lazy=True)
-    unreadable = pl.read_parquet(raw / "quarantine.parquet", glob=False)
-
-    repaired = repair(rules, family, collected)
-    judged = judge(rules, task, family, repaired)
-    kept = judged.filter(pl.col(REASON).is_null()).drop(REASON)
-    fallen = judged.filter(pl.col(REASON).is_not_null())
-    quarantine = pl.concat([fallen, unreadable], how="diagonal").select("source", "row", "id", *roles, "raw", REASON)
-    total = kept.height + quarantine.height
-    _refuse_great_loss(rules, kept, quarantine)
-
-    meta = {**family.describe(task, kept), "text_column": family.text_columns[0]}
-    frames.clean_rows(roles).validate(kept, lazy=True).write_parquet(out / "rows.parquet")
-    quarantine.write_parquet(out / "quarantine.parquet")
+    number = several.numbers(keys, reason)
+    del keys
+    (out / "rows").mkdir()
+    lengths = _write(rules, task, parts, unreadable, reason=reason, number=number, out=out)
+    meta = {
+        **family.describe(task, pl.scan_parquet(files(out / "rows"))),
+        "text_column": family.text_columns[0],
+        "target_columns": list(family.target_columns),
+    }
     (out / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, indent=1))
     return {
-        "rows": kept.height,
+        "rows": rows,
         "collected": total,
-        "quarantined": _counts(quarantine, REASON),
-        "quarantined_share": quarantine.height / total,
-        "repaired": _changed(collected, repaired, family.text_columns),
-        "labels": _counts(kept, "label") if "label" in roles else {},
+        "quarantined": counts.losses.counts,
+        "quarantined_share": (total - rows) / total,
+        "repaired": counts.repaired,
+        "changed": dict(sorted(counts.changed.items())),
+        "lengths": quantiles(lengths),
+        "labels": {label: found for label, found in labels.items() if found},
     }
 
 
-def repair(rules: Clean, family: Family, rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows with their text put right, and no white space around their targets."""
+def count_labels(
+    task: TaskSection, family: Family, clean_files: Sequence[Path], reason: np.ndarray[Any, Any]
+) -> dict[str, int]:
+    """Label → rows kept, with those that the recipe names and no row has; none where the task has no labels."""
     import polars as pl
 
-    for column in family.text_columns:
-        if rules.fix_text:
-            rows = rows.with_columns(fix_text(rows[column]))
-        if rules.collapse_whitespace:
-            rows = rows.with_columns(collapse_whitespace(pl.col(column)))
-    targets = [column for column in family.target_columns if column not in family.text_columns]
-    return rows.with_columns(pl.col(targets).str.strip_chars())
+    if "label" not in family.target_columns:
+        return {}
+    labels = Counter(dict.fromkeys(getattr(task, "labels", None) or (), 0))
+    for batch, here in _with_places(batches(clean_files, ["label"])):
+        kept = batch["label"].filter(pl.Series(reason[here] == several.KEPT))
+        labels.update(dict(kept.value_counts().iter_rows()))
+    return dict(sorted(labels.items()))
 
 
-def fix_text(texts: pl.Series) -> pl.Series:
-    """Each text as it was meant: see `ftfy.fix_text`; and nothing invisible in it."""
-    import ftfy
-    import polars as pl
+def quantiles(lengths: Mapping[int, int]) -> dict[str, int]:
+    """The smallest length that this share of the rows does not exceed.
 
-    config = ftfy.TextFixerConfig(explain=False)
-    doubtful = texts.str.contains(MAY_NEED_REPAIR).fill_null(value=False)
-    fixed = [
-        unicodedata.normalize("NFC", INVISIBLE.sub("", ftfy.fix_text(text, config))) for text in texts.filter(doubtful)
-    ]
-    return texts.clone().scatter(doubtful.arg_true(), pl.Series(fixed, dtype=pl.String)) if fixed else texts
-
-
-def collapse_whitespace(text: pl.Expr) -> pl.Expr:
-    """Every run of Unicode white space as one space, none at the ends."""
-    return text.str.replace_all(r"\s+", " ").str.strip_chars()
-
-
-def judge(rules: Clean, task: TaskSection, family: Family, rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows with a column `reason`: why a row is set aside, null when it is kept. The first rule that fits names it.
-
-    Rules about one row come before rules about several, so that a row that goes anyway takes no other with it.
+    Args:
+        lengths: Length → rows.
     """
+    import numpy as np
+
+    ascending = np.array(sorted(lengths))
+    reached = np.cumsum([lengths[int(length)] for length in ascending])
+    return {name: int(ascending[np.searchsorted(reached, share * reached[-1])]) for name, share in QUANTILES.items()}
+
+
+def _read_keys(clean_files: Sequence[Path]) -> several.Keys:
+    import numpy as np
+
+    found = {name: np.empty(count(clean_files), np.uint64) for name in several.KEYS}
+    for batch, here in _with_places(batches(clean_files, several.KEYS)):
+        for name, values in found.items():
+            values[here] = batch[name].to_numpy()
+    return several.Keys(**found)
+
+
+def _with_places(frames: Iterable[pl.DataFrame]) -> Iterator[tuple[pl.DataFrame, slice]]:
+    """Each frame, and where its rows are among those of all."""
+    at = 0
+    for frame in frames:
+        yield frame, slice(at, at + frame.height)
+        at += frame.height
+
+
+def _add_losses(losses: Losses, clean_files: Sequence[Path], reason: np.ndarray[Any, Any], unreadable: Path) -> None:
+    import numpy as np
+
+    for code in (several.DUPLICATE_ID, several.CONTRADICTING_LABEL, several.DUPLICATE):
+        fallen = np.flatnonzero(reason == code)
+        if len(fallen):
+            row, source = _row_at(clean_files, int(fallen[0]))
+            losses.add(str(several.REASONS[code]), len(fallen), row, source)
+    for batch in batches([unreadable], ["source", "row", REASON]):
+        losses.add_frame(batch)
+
+
+def _row_at(clean_files: Sequence[Path], place: int) -> tuple[int, str]:
     import polars as pl
 
-    alone = [*missing_text(family), *length_bounds(rules, family), *family.rejects(task)]
-    reason = pl.coalesce(
-        *(pl.when(unfit).then(pl.lit(name)) for name, unfit in alone),
-        pl.lit(None, pl.String),
+    for path in clean_files:
+        if place < count([path]):
+            found = pl.scan_parquet(path, glob=False).slice(place, 1).select("row", "source").collect()
+            row, source = found.row(0)
+            return int(row), str(source)
+        place -= count([path])
+    raise IndexError(place)
+
+
+def _write(
+    rules: Clean,
+    task: TaskSection,
+    parts: Sequence[Path],
+    unreadable: Path,
+    *,
+    reason: np.ndarray[Any, Any],
+    number: np.ndarray[Any, Any],
+    out: Path,
+) -> Counter[int]:
+    """Kept rows to `rows/`, all others to `quarantine.parquet`; length → rows kept."""
+    import polars as pl
+
+    text = family_of(task).text_columns[0]
+    lengths: Counter[int] = Counter()
+    schema = _common_schema([part / "rows.parquet" for part in parts])
+    set_aside = quarantine_schema(task.columns())
+    at = 0
+    with Writer(out / "quarantine.parquet", set_aside) as quarantine:
+        for place, part in enumerate(parts):
+            with Writer(out / "rows" / f"{place:05}.parquet", schema) as writer:
+                for batch in batches([part / "rows.parquet"]):
+                    here = slice(at, at + batch.height)
+                    at += batch.height
+                    judged = _judged(batch, reason[here], number[here], schema)
+                    kept = judged.filter(pl.col(REASON).is_null())
+                    lengths.update(kept[text].str.len_chars().to_list())
+                    writer.write(kept)
+                    quarantine.write(_like(judged.filter(pl.col(REASON).is_not_null()), set_aside))
+            for batch in batches([part / "quarantine.parquet"]):
+                quarantine.write(_like(batch, set_aside))
+        hide = partial(_redacted, redactors=redaction.redactors(rules.redact))
+        for batch in batches([unreadable]):
+            quarantine.write(_like(batch.with_columns(hide(batch["raw"])), set_aside))
+    return lengths
+
+
+def _judged(
+    batch: pl.DataFrame, reason: np.ndarray[Any, Any], number: np.ndarray[Any, Any], schema: pl.Schema
+) -> pl.DataFrame:
+    """The rows of `schema` with their reason; of rows of one id, all but the first are numbered."""
+    import polars as pl
+
+    nth = pl.Series(number)
+    return _like(batch, schema).with_columns(
+        id=pl.when(nth > 0).then(pl.format("{}-{}", "id", nth)).otherwise("id"),
+        reason=pl.Series(reason).replace_strict(dict(enumerate(several.REASONS)), return_dtype=pl.String),
     )
-    judged = rows.with_columns(reason.alias(REASON), comparable(rows[family.text_columns[0]]).alias(COMPARED))
-    # Official sides are judged apart: a training row must not decide which test rows there are.
-    place = [COMPARED, *(column for column in ("split",) if column in rows.columns)]
-    others = [column for column in family.text_columns[1:] if column not in family.target_columns]
-    if rules.drop_contradictions:
-        judged = _reject(judged, "contradicting_label", contradicts([*place, *others], list(family.target_columns)))
-    if rules.drop_duplicates:
-        judged = _reject(judged, "duplicate", repeats([*place, *others, *family.target_columns]))
-    return judged.drop(COMPARED)
 
 
-def missing_text(family: Family) -> list[tuple[str, pl.Expr]]:
-    """A text is null, or white space alone."""
+def _redacted(raw: pl.Series, redactors: Mapping[str, redaction.Redactor]) -> pl.Series:
+    """A line that is no row may hold what is hidden in rows."""
+    for redactor in redactors.values():
+        raw = redaction.redact(raw, redactor)
+    return raw
+
+
+def _common_schema(clean_files: Sequence[Path]) -> pl.Schema:
+    """All columns of all files but the digests: a source without official sides may stand next to one with them."""
     import polars as pl
 
-    empty = [pl.col(column).is_null() | (pl.col(column).str.strip_chars() == "") for column in family.text_columns]
-    return [("missing_text", pl.any_horizontal(empty))]
+    found: dict[str, Any] = {}
+    for path in clean_files:
+        found |= pl.read_parquet_schema(path)
+    return pl.Schema({name: dtype for name, dtype in found.items() if name not in several.KEYS})
 
 
-def length_bounds(rules: Clean, family: Family) -> list[tuple[str, pl.Expr]]:
-    """A text is shorter or longer than the recipe allows."""
+def _like(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
     import polars as pl
 
-    lengths = [pl.col(column).str.len_chars() for column in family.text_columns]
-    return [
-        ("too_short", pl.any_horizontal(length < rules.min_chars for length in lengths)),
-        ("too_long", pl.any_horizontal(length > rules.max_chars for length in lengths)),
-    ]
-
-
-def contradicts(text: list[str], targets: list[str]) -> pl.Expr:
-    """Another row has this text and a different target."""
-    import polars as pl
-
-    return pl.struct(targets).n_unique().over(text) > 1
-
-
-def repeats(content: list[str]) -> pl.Expr:
-    """Another row has this text and target, and a smaller id."""
-    import polars as pl
-
-    return pl.col("id") != pl.col("id").min().over(content)
-
-
-def comparable(texts: pl.Series) -> pl.Series:
-    """What two texts have in common when they differ in case and white space alone."""
-    import polars as pl
-
-    folded = [None if text is None else " ".join(text.casefold().split()) for text in texts]
-    return pl.Series(texts.name, folded, dtype=pl.String)
-
-
-def _reject(judged: pl.DataFrame, name: str, unfit: pl.Expr) -> pl.DataFrame:
-    """The rows among those still kept that are `unfit`, which compares rows, get this reason."""
-    import polars as pl
-
-    kept = judged.filter(pl.col(REASON).is_null())
-    out = kept.filter(unfit).select("id", pl.lit(name).alias("__new"))
-    return judged.join(out, on="id", how="left", maintain_order="left").select(
-        pl.exclude(REASON, "__new"), pl.coalesce(REASON, "__new").alias(REASON)
+    return frame.select(
+        pl.col(name) if name in frame.columns else pl.lit(None, dtype).alias(name) for name, dtype in schema.items()
     )
 
 
-def _changed(before: pl.DataFrame, after: pl.DataFrame, columns: tuple[str, ...]) -> int:
-    import polars as pl
+def _refuse_unexpected(rules: Clean, rows: int, total: int, labels: Mapping[str, int], counts: Counts) -> None:
+    problems = _great_loss(rules, rows, total, counts.losses)
+    if rows:
+        problems += expectations.unmet(
+            rules.expect, rows=rows, labels=labels, lacking=counts.lacking, collected=counts.collected
+        )
+    if problems:
+        raise DataError(problems)
 
-    changed = pl.any_horizontal(before[column].ne_missing(after[column]) for column in columns)
-    return int(before.select(changed.sum()).item())
 
-
-def _counts(rows: pl.DataFrame, column: str) -> dict[str, int]:
-    return dict(sorted(rows[column].value_counts().iter_rows()))
-
-
-def _refuse_great_loss(rules: Clean, kept: pl.DataFrame, quarantine: pl.DataFrame) -> None:
-    total = kept.height + quarantine.height
-    share = quarantine.height / total
-    if kept.height and share <= rules.max_quarantined:
-        return
-    lost = f"{share:.1%} of {total:,} rows fell out" if kept.height else f"none of {total:,} rows is left"
+def _great_loss(rules: Clean, rows: int, total: int, losses: Losses) -> list[Problem]:
+    share = (total - rows) / total if total else 1.0
+    if rows and share <= rules.max_quarantined:
+        return []
+    lost = f"{share:.1%} of {total:,} rows fell out" if rows else f"none of {total:,} rows is left"
     remedy = "fix the rows, or the rule that took them" + (
-        f", or raise it to {ceil(100 * share) / 100:.2f}" if kept.height else ""
+        f", or raise it to {ceil(100 * share) / 100:.2f}" if rows else ""
     )
-    raise DataError(
-        Problem("clean.max_quarantined", rules.max_quarantined, f"{lost}: {_worst_reasons(quarantine)}", remedy)
-    )
+    return [Problem("clean.max_quarantined", rules.max_quarantined, f"{lost}: {_worst_reasons(losses)}", remedy)]
 
 
-def _worst_reasons(quarantine: pl.DataFrame, most: int = 3) -> str:
+def _worst_reasons(losses: Losses, most: int = 3) -> str:
     """The commonest reasons, each with its count and its first row."""
-    import polars as pl
-
-    worst = (
-        quarantine.sort("source", "row")
-        .group_by(REASON)
-        .agg(pl.len().alias("count"), pl.first("row"), pl.first("source"))
-        .sort(["count", REASON], descending=[True, False])
-    )
-    shown = [f"{reason} {count:,} (row {row} of {source})" for reason, count, row, source in worst.iter_rows()]
+    worst = sorted(losses.by_reason.items(), key=lambda loss: (-loss[1][0], loss[0]))
+    shown = [f"{reason} {count:,} (row {row} of {source})" for reason, (count, row, source) in worst]
     return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
 
 
 @stage_task
 def clean(context: Context, raw: Artifact) -> Artifact:
     """Repair the rows, and set aside those that are not fit to learn from."""
+    recipe = context.recipe
+    rules = recipe.clean
+    if rules.languages:
+        language.require(rules.languages)
+    parts = [_part(context, raw, name, sha256) for name, sha256 in _collected_files(context, raw).items()]
     return context.artifact(
         "clean",
         clean_rows,
-        settings={"rules": context.recipe.clean, "task": context.recipe.task},
-        inputs={"raw": raw},
-        modules=(type(context.family).__module__,),
+        settings={"rules": rules, "task": recipe.task, "own_ids": recipe.collect.id_column is not None},
+        inputs={"parts": parts, "raw": raw},
+        modules=_modules(context),
         apart_from=MEASURING,
-        libraries=("ftfy", "pandera", "polars"),
+        libraries=("pandera", "polars"),
     )
+
+
+def _part(context: Context, raw: Artifact, name: str, sha256: str) -> Artifact:
+    rules = context.recipe.clean
+    defaults = {field: Clean.model_fields[field].get_default() for field in ABOUT_ALL_ROWS}
+    return context.artifact(
+        "clean-part",
+        clean_file,
+        settings={"rules": rules.model_copy(update=defaults), "task": context.recipe.task, "sha256": sha256},
+        unkeyed={"rows": lambda: context.path(raw) / name},
+        modules=_modules(context),
+        apart_from=MEASURING,
+        libraries=("ftfy", "pandera", "polars", *(language.LIBRARIES if rules.languages else ())),
+        part_of="clean",
+        part=name,
+    )
+
+
+def _collected_files(context: Context, raw: Artifact) -> dict[str, str]:
+    """Name → SHA-256 of each file of collected rows, in order."""
+    manifest = context.store.find(raw.stage, raw.key)
+    if manifest is None:
+        raise DamagedArtifact(f"{context.store.location(raw.stage, raw.key)} is gone")
+    return {name: file["sha256"] for name, file in sorted(manifest.files.items()) if name.startswith("rows/")}
+
+
+def _modules(context: Context) -> list[str]:
+    """Code from elsewhere that shapes the rows: the family's, and that of redactors which other packages bring."""
+    redactors = redaction.redactors(context.recipe.clean.redact).values()
+    return sorted({type(context.family).__module__, *(redactor.module for redactor in redactors)})

@@ -27,8 +27,8 @@ PLUMBING = frozenset(
         "schemas", "schemas.base", "schemas.data", "schemas.errors", "schemas.loading", "schemas.recipe",
         "schemas.records", "schemas.sources",
         "tasks", "tasks.base_model", "tasks.child", "tasks.context", "tasks.digests", "tasks.families", "tasks.home",
-        "tasks.keys", "tasks.predict_job", "tasks.register", "tasks.registry", "tasks.stage", "tasks.store",
-        "tasks.tracking", "tasks.worker",
+        "tasks.keys", "tasks.predict_job", "tasks.register", "tasks.registry", "tasks.sources.locations",
+        "tasks.sources.remote", "tasks.stage", "tasks.store", "tasks.tracking", "tasks.worker",
     }
 )  # fmt: skip
 
@@ -59,8 +59,8 @@ def stage_key(
         "stage": stage,
         "settings": {name: _plain(value) for name, value in sorted(settings.items())},
         "inputs": dict(sorted(inputs.items())),
-        "code": code_digest(*modules, apart_from=apart_from),
-        "libraries": {name: version(name) for name in sorted(libraries)},
+        "code": code_digest(*modules, apart_from=tuple(apart_from)),
+        "libraries": {name: _version(name) for name in sorted(libraries)},
     }
     return key_of(ingredients), ingredients
 
@@ -71,7 +71,13 @@ def key_of(ingredients: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
-def code_digest(*modules: str, apart_from: Iterable[str] = ()) -> str:
+@cache
+def _version(library: str) -> str:
+    return version(library)
+
+
+@cache
+def code_digest(*modules: str, apart_from: tuple[str, ...] = ()) -> str:
     """Digest of the meaning of `modules` and all they import of ours: comments and docstrings do not count."""
     found: dict[str, str] = {}
     ignored = PLUMBING.union(apart_from)

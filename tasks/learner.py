@@ -42,7 +42,7 @@ PROGRESS_SECONDS = 0.5
 """Least time between two progress events."""
 LOG_POINTS = 200
 """About how many points a training curve gets."""
-RELEASE_STEPS = 100
+RELEASE_STEPS = 50
 """Steps between two returns of freed memory to the system, where batches live in main memory."""
 WHOLE = "whole.json"
 """Written last into a checkpoint: the size of every file in it."""

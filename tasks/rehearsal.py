@@ -27,8 +27,8 @@ WARM_UP_STEPS = 3
 REPEATS = 3
 KERNEL_SHAPES = 57
 """Shapes that oneDNN's cache of 1,024 kernels holds, at the 18 or so that a transformer's training step compiles."""
-HEAP_SLACK = 1.2
-"""Resident over allocated memory at the peak; measured on the demo with memory released every 100 steps."""
+MEMORY_STEPS = 30
+"""Steps in the real order that show how memory grows."""
 SAMPLE_TOKENS = 16_384
 """About how many tokens of validation are predicted to time evaluation."""
 
@@ -55,13 +55,12 @@ def rehearse(*, emit: Emit, plan: dict[str, Any], **spec: Any) -> dict[str, Any]
         learner.create_optimizer()
         for i in range(WARM_UP_STEPS):
             _step(learner, batches[chosen[-1 - i % 2]])
-        timed, grown = [], []
+        timed = []
         for number, index in enumerate(chosen):
-            before = allocated_memory()
             seconds = [_step(learner, batches[index]) for _ in range(REPEATS)]
-            grown.append((allocated_memory() or 0) - (before or 0))
             timed.append({"padded_tokens": int(sizes[index]), "seconds": float(np.median(seconds))})
             emit("progress", step=number + 1, steps=len(chosen))
+        peak = _peak_memory(learner, batches)
         validation_seconds = _validation_seconds(learner)
         evaluations = -(-frozen.steps // frozen.eval_steps)
         per_epoch = np.interp(sizes, [t["padded_tokens"] for t in timed], [t["seconds"] for t in timed]).sum()
@@ -71,34 +70,34 @@ def rehearse(*, emit: Emit, plan: dict[str, Any], **spec: Any) -> dict[str, Any]
             ),
             "validation_seconds": validation_seconds,
             "predict_tokens_per_second": _predict_rate(learner),
-            "peak_memory_bytes": _peak_memory(frozen, job, batches, float(np.median(grown))),
+            "peak_memory_bytes": peak,
             "steps": timed,
         }
 
 
-def _peak_memory(plan: Plan, job: Job, batches: list[Ints], growth: float) -> int:
-    """Bytes at the worst moment of the training, from those of the rehearsal.
+def _peak_memory(learner: Learner, batches: list[Ints]) -> int:
+    """Bytes at the worst moment of the training.
 
-    On a CPU every new shape of a micro-batch leaves compiled kernels behind, up to the cache's capacity, and the heap
-    never packs perfectly.
-
-    Args:
-        plan: The frozen plan.
-        job: What is learnt.
-        batches: One epoch's.
-        growth: Bytes that one new shape left allocated.
+    On a GPU it is that of the longest batch, which has been seen. On a CPU the heap fills with holes between batches of
+    many sizes, and every new shape of a micro-batch leaves compiled kernels behind, up to the capacity of their cache:
+    some steps in the real order show the holes, and what one new shape leaves.
     """
-    seen = peak_memory(plan.device)
+    plan, lengths = learner.plan, learner.job.training_rows.lengths
     if plan.device != "cpu":
-        return seen
-    lengths = job.training_rows.lengths
-    shapes = {
-        (len(cut), int(lengths[cut].max()))
-        for rows in batches
-        for cut in micro_batches(rows, lengths, plan.micro_batch_tokens)
-    }
-    unseen = max(0, min(len(shapes), KERNEL_SHAPES) - len(QUANTILES))
-    return int((seen + unseen * max(0.0, growth)) * HEAP_SLACK)
+        return peak_memory(plan.device)
+
+    def shapes_of(rows: Ints) -> set[tuple[int, int]]:
+        cuts = micro_batches(rows, lengths, plan.micro_batch_tokens)
+        return {(len(cut), int(lengths[cut].max())) for cut in cuts}
+
+    before, seen = allocated_memory() or 0, set[tuple[int, int]]()
+    for rows in batches[:MEMORY_STEPS]:
+        _step(learner, rows)
+        seen |= shapes_of(rows)
+    left_behind = max(0, (allocated_memory() or 0) - before) / len(seen)
+    shapes = set[tuple[int, int]]().union(*(shapes_of(rows) for rows in batches))
+    unseen = max(0, min(len(shapes), KERNEL_SHAPES) - len(seen))
+    return int(peak_memory(plan.device) + unseen * left_behind)
 
 
 def _silent(event: str, **values: Any) -> None:

@@ -54,8 +54,8 @@ class Family(Protocol):
         """(reason, expression true for the rows to quarantine), in order; the first match names the reason."""
         ...
 
-    def describe(self, task: TaskSection, rows: pl.DataFrame) -> dict[str, Any]:
-        """The meta of the clean rows.
+    def describe(self, task: TaskSection, rows: pl.LazyFrame) -> dict[str, Any]:
+        """The meta of the clean rows, which are a scan of files: reduce it before `collect(engine="streaming")`.
 
         Raises:
             DataError: The rows cannot teach this task (fewer than two labels, say).

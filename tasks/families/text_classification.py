@@ -70,9 +70,9 @@ class TextClassification:
             return [missing]
         return [missing, ("unknown_label", ~label.is_in(list(task.labels)))]
 
-    def describe(self, task: TextClassificationTask, rows: pl.DataFrame) -> dict[str, Any]:
+    def describe(self, task: TextClassificationTask, rows: pl.LazyFrame) -> dict[str, Any]:
         """The labels, in the recipe's order or sorted."""
-        found = sorted(rows["label"].unique().to_list())
+        found = rows.select("label").unique().collect(engine="streaming")["label"].sort().to_list()
         if len(found) < 2:
             raise DataError(
                 Problem(

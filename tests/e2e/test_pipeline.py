@@ -19,7 +19,7 @@ from tests.e2e.conftest import CHECKOUT, Ended, Hone, Servers, ended, quiet_envi
 
 pytestmark = pytest.mark.e2e
 
-DATA = ["collect", "clean", "split", "tokenize"]
+DATA = ["collect", "clean", "split", "data-report", "tokenize"]
 AFTER_DATA = ["train", "evaluate", "gate", "register"]
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import polars as pl
 import pytest
 from pandera.errors import SchemaErrors
@@ -25,15 +27,17 @@ def test_clean_rows_have_all_values():
         frames.clean_rows(["text"]).validate(rows(text=["good", ""]), lazy=True)
 
 
-@pytest.mark.parametrize("schema", [frames.raw_rows(["text"]), frames.clean_rows(["text"])])
-def test_ids_are_unique(schema):
+def test_ids_are_unique_once_the_rows_are_clean():
+    twice = rows(id=["a", "a"])
+    assert frames.raw_rows(["text"]).validate(twice, lazy=True).height == 2
     with pytest.raises(SchemaErrors, match="id"):
-        schema.validate(rows(id=["a", "a"]), lazy=True)
+        frames.clean_rows(["text"]).validate(twice, lazy=True)
 
 
-def test_a_column_that_no_one_named_is_an_error():
+@pytest.mark.parametrize("schema", [frames.raw_rows(["text"]), frames.clean_rows(["text"])])
+def test_a_column_that_no_one_named_is_an_error(schema):
     with pytest.raises(SchemaErrors, match="column 'secret' not in DataFrameSchema"):
-        frames.raw_rows(["text"]).validate(rows(secret=["x", "y"]), lazy=True)
+        schema.validate(rows(secret=["x", "y"]), lazy=True)
 
 
 def test_nothing_is_coerced():
@@ -41,9 +45,53 @@ def test_nothing_is_coerced():
         frames.clean_rows(["text"]).validate(rows().with_columns(pl.col("row").cast(pl.Int64)), lazy=True)
 
 
-def test_group_and_split_are_optional():
-    whole = rows(group=["g", None], split=["train", "test"])
+def test_times_are_text_as_collected_and_moments_once_clean():
+    collected = rows(time=["2024-05-01", None])
+    moments = rows(time=[datetime(2024, 5, 1, tzinfo=UTC), None])
+    assert frames.raw_rows(["text"]).validate(collected, lazy=True).equals(collected)
+    assert frames.clean_rows(["text"]).validate(moments, lazy=True).equals(moments)
+    with pytest.raises(SchemaErrors, match="time"):
+        frames.clean_rows(["text"]).validate(collected, lazy=True)
+    with pytest.raises(SchemaErrors, match="time"):
+        frames.raw_rows(["text"]).validate(moments, lazy=True)
+
+
+def test_group_split_and_kept_columns_are_optional():
+    more = {"group": ["g", None], "split": ["train", "test"], "meta.page": ["1", None], "meta.a b": [None, "x"]}
+    whole = rows(**more)
+    assert frames.raw_rows(["text"]).validate(whole, lazy=True).columns == whole.columns
     assert frames.clean_rows(["text"]).validate(whole, lazy=True).columns == whole.columns
+    with pytest.raises(SchemaErrors, match=r"meta\.page"):
+        frames.clean_rows(["text"]).validate(rows(**{"meta.page": [1, 2]}), lazy=True)
+
+
+def test_the_recipe_bounds_lengths_and_names_values():
+    schema = frames.clean_rows(["text", "label"], lengths={"text": (4, 6)}, allowed={"label": ("x", "y")})
+    found = frames.failures(
+        schema,
+        rows(id=["a", "b"], text=["good", "bad"], label=["x", "z"]).vstack(rows(id=["c", "d"], label=["y", "x"])),
+    )
+    assert found.to_list() == [None, "schema:text:str_length", None, "schema:text:str_length"]
+    assert frames.failures(schema, rows(text=["good", "fine"], label=["x", "z"])).to_list() == [
+        None,
+        "schema:label:isin",
+    ]
+
+
+def test_rows_that_fit_have_no_failures():
+    assert frames.failures(frames.clean_rows(["text"]), rows()).to_list() == [None, None]
+    assert frames.failures(frames.clean_rows(["text"]), rows()[:0]).to_list() == []
+
+
+def test_a_frame_of_another_shape_is_no_matter_of_rows():
+    for frame in (rows().drop("text"), rows(secret=["x", "y"]), rows().with_columns(pl.col("row").cast(pl.String))):
+        with pytest.raises(SchemaErrors):
+            frames.failures(frames.raw_rows(["text"]), frame)
+
+
+def test_the_tasks_columns_are_those_that_not_all_rows_have():
+    columns = ["id", "source", "row", "text", "label", "group", "time", "split", "meta.text"]
+    assert frames.roles_of(columns) == ["text", "label"]
 
 
 @pytest.mark.parametrize("values", [["positive", "negative"], [0.5, 1.5]])

@@ -1,20 +1,33 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import random
+import resource
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import ftfy
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.data import Clean
-from schemas.errors import DataError
+from schemas import frames
+from schemas.data import Clean, Expectations
+from schemas.errors import DataError, RecipeError
+from schemas.loading import validate_recipe
+from schemas.records import Artifact
 from tasks import clean
-from tasks.families.text_classification import TextClassification, TextClassificationTask
+from tasks.collect import collect
+from tasks.context import Context
+from tasks.families.text_classification import TextClassificationTask
+from tasks.home import Home
+from tasks.rows import files
+from tasks.rules import part
 
 TASK = TextClassificationTask()
 LENIENT = Clean(max_quarantined=1.0)
@@ -35,18 +48,30 @@ def raw_frame(pairs: list[tuple[str | None, str | None]], **more: list[Any]) -> 
     return pl.DataFrame(columns | more, schema_overrides=schema)
 
 
-def run(folder: Path, raw: pl.DataFrame, rules: Clean = LENIENT, task=TASK, unreadable: pl.DataFrame = NO_UNREADABLE):
-    """Summary, kept rows and quarantine."""
-    (folder / "raw").mkdir(exist_ok=True)
-    (folder / "out").mkdir(exist_ok=True)
-    raw.write_parquet(folder / "raw" / "rows.parquet")
-    unreadable.write_parquet(folder / "raw" / "quarantine.parquet")
-    summary = clean.clean_rows(rules, task, folder / "raw", folder / "out")
-    return (
-        summary,
-        pl.read_parquet(folder / "out" / "rows.parquet"),
-        pl.read_parquet(folder / "out" / "quarantine.parquet"),
-    )
+def run(
+    folder: Path,
+    raw: pl.DataFrame,
+    rules: Clean = LENIENT,
+    task=TASK,
+    unreadable: pl.DataFrame = NO_UNREADABLE,
+    *,
+    own_ids: bool = False,
+    cuts: tuple[int, ...] = (),
+):
+    """Summary, kept rows and quarantine; the rows come in several files when they are cut."""
+    bounds = [0, *sorted(cuts), raw.height]
+    parts = []
+    for place, (start, end) in enumerate(pairwise(bounds)):
+        parts.append(folder / f"part{place}")
+        parts[-1].mkdir(exist_ok=True)
+        raw[start:end].write_parquet(folder / f"{place}.parquet")
+        clean.clean_part(rules, task, folder / f"{place}.parquet", parts[-1])
+    unreadable.write_parquet(folder / "quarantine.parquet")
+    out = folder / "out"
+    out.mkdir()
+    summary = clean.clean_rows(rules, task, own_ids=own_ids, parts=parts, raw=folder, out=out)
+    kept = pl.concat(pl.read_parquet(path) for path in files(out / "rows"))
+    return summary, kept, pl.read_parquet(out / "quarantine.parquet")
 
 
 def reasons(folder: Path, pairs: list[tuple[str | None, str | None]], rules: Clean = LENIENT, task=TASK, **more):
@@ -55,50 +80,6 @@ def reasons(folder: Path, pairs: list[tuple[str | None, str | None]], rules: Cle
     _, _, quarantine = run(folder, whole, rules, task)
     named = dict(quarantine.select("row", "reason").iter_rows())
     return [named.get(row) for row in range(3, len(pairs) + 3)]
-
-
-def repaired(text: str, rules: Clean = LENIENT) -> str:
-    rows = clean.repair(rules, TextClassification(), raw_frame([(text, "x")]))
-    return rows["text"][0]
-
-
-@pytest.mark.parametrize(
-    ("broken", "whole"),
-    [
-        ("cafÃ© noir", "café noir"),
-        ("fish &amp; chips &gt; peas", "fish & chips > peas"),
-        ("a\x00b\x1b[31mc", "abc"),
-        ("e\u0301te\u0301", "\u00e9t\u00e9"),
-        ("evil \u202etxt.exe\u202c \u2066x\u2069", "evil txt.exe x"),
-        ("zero\u200bwidth\ufeff \u00adsoft", "zerowidth soft"),
-        ("  two \t words\u00a0\u3000here\r\n ", "two words here"),
-        ("family 👩\u200d👩\u200d👧", "family 👩\u200d👩\u200d👧"),
-        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"),
-        ("R&D at AT&T; ok", "R&D at AT&T; ok"),
-    ],
-)
-def test_text_is_repaired(broken, whole):
-    assert repaired(broken) == whole
-
-
-def test_nothing_is_repaired_that_the_recipe_leaves_alone():
-    assert repaired("  cafÃ© \u202e x ", Clean(fix_text=False, collapse_whitespace=False)) == "  cafÃ© \u202e x "
-    assert repaired(" cafÃ©  x ", Clean(collapse_whitespace=False)) == " café  x "
-
-
-@given(st.text(st.characters(max_codepoint=0x17F) | st.sampled_from("&;#amp<\x1b[\u2019"), max_size=40))
-@settings(max_examples=300, deadline=None)
-def test_text_that_ftfy_is_spared_would_not_have_changed(text):
-    texts = pl.Series([text])
-    if not texts.str.contains(clean.MAY_NEED_REPAIR)[0]:
-        assert ftfy.fix_text(text) == text
-    assert clean.fix_text(texts)[0] == clean.INVISIBLE.sub("", ftfy.fix_text(text))
-
-
-def test_the_raw_rows_are_not_changed_by_the_repair(tmp_path):
-    raw = raw_frame([*BASE, ("cafÃ©", "pos")])
-    clean.repair(LENIENT, TextClassification(), raw)
-    assert raw["text"][2] == "cafÃ©"
 
 
 def test_missing_text_and_labels(tmp_path):
@@ -134,12 +115,32 @@ def test_a_row_that_goes_anyway_contradicts_no_other(tmp_path):
 
 def test_contradictions_stay_when_the_recipe_says_so(tmp_path):
     rules = Clean(max_quarantined=1, drop_contradictions=False)
-    assert reasons(tmp_path, [("so so", "pos"), ("so so", "neg"), ("so so", "neg")], rules) == [None, None, "duplicate"]
+    first, *others = reasons(tmp_path, [("so so", "pos"), ("so so", "neg"), ("so so", "neg")], rules)
+    assert (first, sorted(others, key=str)) == (None, [None, "duplicate"])
 
 
-def test_of_duplicates_the_smallest_id_stays(tmp_path):
+def test_of_duplicates_one_stays(tmp_path):
     pairs = [("Nice caf&eacute;", "pos"), ("nice  café", "pos"), ("NICE CAFÉ", " pos")]
-    assert reasons(tmp_path, pairs) == [None, "duplicate", "duplicate"]
+    assert sorted(reasons(tmp_path, pairs), key=str) == [None, "duplicate", "duplicate"]
+
+
+def test_rows_of_one_digest_id_are_numbered_where_they_all_stay(tmp_path):
+    raw = raw_frame([*BASE, ("same", "pos"), ("same", "neg"), ("same", "neg")]).with_columns(
+        id=pl.Series(["a", "b", "c", "c", "c"])
+    )
+    rules = Clean(max_quarantined=1, drop_duplicates=False, drop_contradictions=False)
+    kept = run(tmp_path, raw, rules, cuts=(3,))[1]
+    assert sorted(kept["id"]) == ["a", "b", "c", "c-1", "c-2"]
+    assert kept["id"].is_unique().all()
+
+
+def test_of_rows_with_one_id_of_their_own_the_first_stays(tmp_path):
+    raw = raw_frame([*BASE, ("third", "pos"), ("", "pos"), ("fifth", "pos")]).with_columns(
+        id=pl.Series(["a", "b", "a", "c", "c"])
+    )
+    _, kept, quarantine = run(tmp_path, raw, own_ids=True, cuts=(2,))
+    assert kept.select("id", "row").rows() == [("a", 1), ("b", 2), ("c", 5)]
+    assert quarantine.select("row", "reason").rows() == [(3, "duplicate_id"), (4, "missing_text")]
 
 
 def test_duplicates_stay_when_the_recipe_says_so(tmp_path):
@@ -175,6 +176,45 @@ def test_what_happens_to_a_row_does_not_depend_on_the_order(tmp_path_factory, pa
     assert len(outcomes[0][0]) + len(outcomes[0][1]) == raw.height
 
 
+@given(pairs_of_rows, st.randoms(use_true_random=False), st.lists(st.integers(0, 16), max_size=4), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_neither_order_nor_files_decide_what_is_kept(tmp_path_factory, pairs, rng, cuts, duplicates):
+    rules = Clean(max_quarantined=1, max_chars=20, drop_duplicates=duplicates)
+    whole = raw_frame([*BASE, *pairs])
+    raw = whole.with_columns(id=whole["text"].fill_null(""))  # as collect does: rows of one raw text share an id
+    raw = raw.with_columns(id=pl.when(pl.col("id") == "").then(pl.lit("-")).otherwise("id"))
+    order = list(range(raw.height))
+    rng.shuffle(order)
+    cuts = tuple(min(cut, raw.height) for cut in cuts)
+    one = run(tmp_path_factory.mktemp("c"), raw, rules)
+    other = run(tmp_path_factory.mktemp("c"), raw[order], rules, cuts=cuts)
+    assert one[0] == other[0]
+    content = ["id", "text", "label"]
+    assert Counter(one[1].select(content).rows()) == Counter(other[1].select(content).rows())
+    assert one[1]["id"].is_unique().all()
+
+
+@given(pairs_of_rows)
+@settings(max_examples=40, deadline=None)
+def test_what_is_kept_is_what_a_plain_count_says(tmp_path_factory, pairs):
+    """An independent implementation: dictionaries over the repaired rows."""
+    _, kept, quarantine = run(tmp_path_factory.mktemp("c"), raw_frame([*BASE, *pairs]), Clean(max_quarantined=1))
+    repairs = {"Good ": "Good", "bÃ©d": "b\u00e9d", "be\u0301d": "b\u00e9d"}
+    fit = [
+        (repairs.get(text, text), label.strip()) for text, label in [*BASE, *pairs] if (text or "").strip() and label
+    ]
+    labels: dict[str, set[str]] = {}
+    for text, label in fit:
+        labels.setdefault(text.casefold(), set()).add(label)
+    agreed = {(text, *found) for text, found in labels.items() if len(found) == 1}
+    assert {(text.casefold(), label) for text, label in kept.select("text", "label").rows()} == agreed
+    assert kept.height == len(agreed)
+    expected = Counter("contradicting_label" for text, _ in fit if len(labels[text.casefold()]) > 1)
+    found = Counter(quarantine["reason"])
+    assert found["contradicting_label"] == expected["contradicting_label"]
+    assert found["duplicate"] == len(fit) - expected["contradicting_label"] - len(agreed)
+
+
 def test_every_row_is_kept_or_named_with_one_reason_and_counted(tmp_path):
     unreadable = pl.DataFrame(
         {"source": ["x.csv"], "row": [7], "raw": ["a,b,c"], "reason": ["ragged_row"]},
@@ -188,11 +228,16 @@ def test_every_row_is_kept_or_named_with_one_reason_and_counted(tmp_path):
         "quarantined": {"duplicate": 1, "missing_text": 1, "ragged_row": 1},
         "quarantined_share": 0.5,
         "repaired": 2,
+        "changed": {"collapse_whitespace": 1, "fix_text": 1, "strip_targets": 0},
+        "lengths": {"p5": 4, "p50": 13, "p95": 14, "max": 14},
         "labels": {"neg": 2, "pos": 1},
     }
     assert kept.columns == ["id", "source", "row", "text", "label"]
-    assert sorted(quarantine.select("row", "id", "text", "raw", "reason").rows()) == [
-        (3, "r002", "One good thing", None, "duplicate"),
+    [duplicate] = quarantine.filter(reason="duplicate").select("row", "id", "text").rows()
+    assert duplicate in {(1, "r000", "one good thing"), (3, "r002", "One good thing")}
+    assert sorted(
+        quarantine.filter(pl.col("reason") != "duplicate").select("row", "id", "text", "raw", "reason").rows()
+    ) == [
         (4, "r003", "", None, "missing_text"),
         (7, None, None, "a,b,c", "ragged_row"),
     ]
@@ -201,12 +246,111 @@ def test_every_row_is_kept_or_named_with_one_reason_and_counted(tmp_path):
 def test_the_meta_says_what_the_rows_teach(tmp_path):
     run(tmp_path, raw_frame(BASE))
     meta = json.loads((tmp_path / "out" / "meta.json").read_text())
-    assert meta == {"labels": ["neg", "pos"], "text_column": "text"}
+    assert meta == {"labels": ["neg", "pos"], "text_column": "text", "target_columns": ["label"]}
 
 
-def test_groups_and_sides_travel_on(tmp_path):
-    _, kept, _ = run(tmp_path, raw_frame(BASE, group=["kim", None], split=["train", "test"]))
-    assert kept.select("group", "split").rows() == [("kim", "train"), (None, "test")]
+def test_groups_sides_times_and_kept_columns_travel_on(tmp_path):
+    raw = raw_frame(BASE, group=["kim", None], split=["train", "test"], time=["0", "2024-05-01T14:00:00+02:00"])
+    _, kept, _ = run(tmp_path, raw.with_columns(pl.Series("meta.page", [None, "7"])))
+    assert kept.schema["time"] == pl.Datetime("us", "UTC")
+    assert kept.select("group", "split", "time", "meta.page").rows() == [
+        ("kim", "train", datetime(1970, 1, 1, tzinfo=UTC), None),
+        (None, "test", datetime(2024, 5, 1, 12, tzinfo=UTC), "7"),
+    ]
+    assert frames.clean_rows(["text", "label"]).validate(kept, lazy=True).height == 2
+
+
+def test_files_with_and_without_sides_stand_next_to_each_other(tmp_path):
+    parts = []
+    for name, raw in {"a": raw_frame(BASE), "b": raw_frame(BASE, split=["test", None])}.items():
+        raw.write_parquet(tmp_path / f"{name}.parquet")
+        parts.append(tmp_path / name)
+        parts[-1].mkdir()
+        clean.clean_part(LENIENT, TASK, tmp_path / f"{name}.parquet", parts[-1])
+    NO_UNREADABLE.write_parquet(tmp_path / "quarantine.parquet")
+    (tmp_path / "out").mkdir()
+    clean.clean_rows(LENIENT, TASK, own_ids=False, parts=parts, raw=tmp_path, out=tmp_path / "out")
+    kept = pl.concat(pl.read_parquet(path) for path in files(tmp_path / "out" / "rows"))
+    assert sorted(kept.select("text", "split").rows(), key=str) == [
+        ("one bad thing", None), ("one good thing", "test"), ("one good thing", None)
+    ]  # fmt: skip
+
+
+def test_a_time_that_cannot_be_read_goes_and_is_shown_a_missing_one_stays(tmp_path):
+    raw = raw_frame([*BASE, ("x", "pos"), ("y", "pos")], time=["12.5", "", "yesterday", None])
+    _, kept, quarantine = run(tmp_path, raw)
+    assert kept["row"].to_list() == [1, 2, 4]
+    assert quarantine.select("row", "raw", "reason").rows() == [(3, "yesterday", "bad_time")]
+
+
+def test_rules_are_off_or_on_by_the_recipe_and_count_the_rows_they_change(tmp_path):
+    raw = raw_frame([*BASE, ("<b>mail</b> kim@example.com", "POSITIVE "), ("caf\u00c3\u00a9  noir", "Neg")])
+    rules = Clean(
+        max_quarantined=1, strip_markup=True, redact=("email",), label_aliases={"positive": "pos", "NEG": "neg"}
+    )
+    summary, kept, _ = run(tmp_path, raw, rules)
+    assert kept.select("text", "label").rows()[2:] == [("mail <EMAIL>", "pos"), ("caf\u00e9 noir", "neg")]
+    assert summary["changed"] == {
+        "strip_markup": 1, "fix_text": 1, "redact:email": 1, "collapse_whitespace": 1, "strip_targets": 1,
+        "label_aliases": 2,
+    }  # fmt: skip
+    (tmp_path / "plain").mkdir()
+    summary, kept, _ = run(tmp_path / "plain", raw, Clean(max_quarantined=1, fix_text=False, collapse_whitespace=False))
+    assert kept["text"].to_list() == raw["text"].to_list()
+    assert summary["changed"] == {"strip_targets": 1}
+    assert summary["repaired"] == 0
+
+
+def test_an_alias_makes_a_label_known(tmp_path):
+    task = TextClassificationTask(labels=("pos", "neg"))
+    rules = Clean(max_quarantined=1, label_aliases={"+": "pos"})
+    assert reasons(tmp_path, [("good", " + "), ("fine", "++")], rules, task) == [None, "unknown_label"]
+
+
+def test_lines_that_are_no_rows_are_redacted_too(tmp_path):
+    unreadable = pl.DataFrame(
+        {"source": ["x.csv"], "row": [7], "raw": ["a,kim@example.com"], "reason": ["ragged_row"]},
+        schema_overrides={"row": pl.UInt32},
+    )
+    rules = Clean(max_quarantined=1, redact=("email",))
+    assert run(tmp_path, raw_frame(BASE), rules, unreadable=unreadable)[2]["raw"].to_list() == ["a,<EMAIL>"]
+
+
+def test_a_row_that_a_faulty_rule_lets_through_is_quarantined_not_a_crash(tmp_path, monkeypatch):
+    monkeypatch.setattr(part, "missing_text", lambda family: [])
+    monkeypatch.setattr(part, "length_bounds", lambda rules, family: [])
+    assert reasons(tmp_path, [("", "pos"), (None, "neg"), ("fine", "pos")]) == [
+        "schema:text:str_length", "schema:text:not_nullable", None
+    ]  # fmt: skip
+
+
+def test_a_collected_row_that_is_none_is_quarantined_not_a_crash(tmp_path):
+    raw = raw_frame([*BASE, ("fine", "pos")]).with_columns(source=pl.Series(["x.csv", "x.csv", ""]))
+    assert run(tmp_path, raw)[2]["reason"].to_list() == ["schema:source:str_length"]
+
+
+def test_every_expectation_that_is_not_met_is_named(tmp_path):
+    raw = raw_frame([*BASE, ("a third", "pos"), ("a fourth", "pos")], group=["g", None, " ", "g"])
+    raw = raw.with_columns(pl.Series("meta.page", ["1", None, None, None]))
+    expect = Expectations(
+        min_rows=5,
+        min_rows_per_label=2,
+        max_label_share=0.7,
+        max_missing={"group": 0.4, "page": 0.75, "meta.page": 0.5, "text": 0, "pages": 0.1},
+    )
+    task = TextClassificationTask(labels=("pos", "neg", "odd"))
+    with pytest.raises(DataError) as caught:
+        run(tmp_path, raw, Clean(expect=expect), task)
+    assert str(caught.value).splitlines() == [
+        "clean.expect.min_rows = 5: 4 rows are left; collect more, or lower it",
+        "clean.expect.min_rows_per_label = 2: too few rows of neg 1, odd 0; collect more of them, or lower it",
+        "clean.expect.max_label_share = 0.7: 75.0% of 4 rows are pos; collect more of the others, or raise it",
+        "clean.expect.max_missing.group = 0.4: 50.0% of 4 rows lack a value; fill them in at the source, or raise it",
+        "clean.expect.max_missing.meta.page = 0.5: 75.0% of 4 rows lack a value; fill them in at the source, "
+        "or raise it",
+        "clean.expect.max_missing.pages = 0.1: the rows have no such column; name one of group, label, page, text",
+    ]
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_great_loss_stops_the_run_and_says_why(tmp_path):
@@ -235,6 +379,91 @@ def test_one_label_teaches_nothing(tmp_path):
 
 def test_the_same_rows_give_the_same_files(tmp_path):
     pairs = [(f"text {random.Random(i).random()}", "pos") for i in range(50)]
-    first = run(tmp_path, raw_frame([*BASE, *pairs]))[1]
+    run(tmp_path, raw_frame([*BASE, *pairs]))
     (tmp_path / "again").mkdir()
-    assert first.equals(run(tmp_path / "again", raw_frame([*BASE, *pairs]))[1])
+    run(tmp_path / "again", raw_frame([*BASE, *pairs]))
+    for name in ("rows/00000.parquet", "quarantine.parquet", "meta.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / "out" / name).read_bytes()
+
+
+def test_digests_never_change():
+    """They decide which of equal rows stays: another digest would keep other rows."""
+    frame = raw_frame([("One  good thing", "pos")], split=["train"])
+    digested = {
+        "id_key": "r000",
+        "text_key": "text=14:one good thingsplit=5:train",
+        "target_key": "label=3:pos",
+        "rank": "id=4:r000label=3:possplit=5:traintext=15:One  good thing",
+    }
+    for series in part.keys(part.family_of(TASK), frame):
+        digest = hashlib.blake2b(digested[series.name].encode(), digest_size=8).digest()
+        assert series[0] == int.from_bytes(digest, "little")
+
+
+@pytest.fixture
+def cleaned(tmp_path, monkeypatch):
+    """Cleans `data/*.csv` as the recipe's changes say: the artifact, and how many files were cleaned for it."""
+    monkeypatch.setenv("HONE_HOME", str(tmp_path / "home"))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.csv").write_text("text,label\none good thing,pos\n<b>same</b>,neg\n")
+    (tmp_path / "data" / "b.csv").write_text("text,label\nSame,neg\nbad at kim@example.com,neg\n")
+
+    def run_stage(collect_: dict[str, Any] | None = None, **rules: Any) -> tuple[Artifact, int]:
+        source = {"kind": "csv", "path": str(tmp_path / "data")}
+        recipe = validate_recipe(
+            {"name": "r", "task": {"family": "text-classification"}, "model": {"base": "b"},
+             "collect": {"source": source, **(collect_ or {})}, "clean": {"max_quarantined": 1.0, **rules}}
+        )  # fmt: skip
+        context = Context(recipe, Home.open(tmp_path), "run")
+        found = clean.clean(context, collect(context))
+        made = len(list((tmp_path / "home" / "store" / "clean-part").iterdir())) - run_stage.before
+        run_stage.before += made
+        return found, made
+
+    run_stage.before = 0
+    return run_stage
+
+
+def test_a_new_file_is_the_only_one_that_is_cleaned(cleaned, tmp_path):
+    first, made = cleaned()
+    assert (first.summary["rows"], made, first.cached) == (4, 2, False)
+    assert (cleaned()[0].cached, cleaned()[1]) == (True, 0)
+    (tmp_path / "data" / "c.csv").write_text("text,label\nanother one,pos\n")
+    more, made = cleaned()
+    assert (more.summary["rows"], made) == (5, 1)
+
+
+def test_rules_about_all_rows_clean_no_file_again(cleaned):
+    cleaned(strip_markup=True)
+    assert cleaned(strip_markup=True, max_quarantined=0.9, expect={"min_rows": 2})[1] == 0
+    artifact, made = cleaned(strip_markup=True, drop_duplicates=False)
+    assert (artifact.summary["rows"], made) == (4, 0)
+    assert cleaned(strip_markup=True, redact=["email"])[1] == 2
+
+
+def test_an_id_column_makes_a_second_row_of_one_id_fall_out(cleaned, tmp_path):
+    (tmp_path / "data" / "a.csv").write_text("key,text,label\n1,one good thing,pos\n2,another,neg\n")
+    (tmp_path / "data" / "b.csv").write_text("key,text,label\n2,a third,neg\n")
+    artifact, _ = cleaned(collect_={"id_column": "key"})
+    assert artifact.summary["quarantined"] == {"duplicate_id": 1}
+
+
+def test_a_wrong_name_in_the_recipe_is_one_line(cleaned):
+    with pytest.raises(RecipeError, match=r"^clean\.redact = 'passport': no redactor of this name; .*$"):
+        cleaned(redact=["passport"])
+    with pytest.raises(DataError, match=r"^clean\.expect\.min_rows = 100: 4 rows are left"):
+        cleaned(expect={"min_rows": 100})
+
+
+def test_two_hundred_thousand_rows_pass_in_seconds(tmp_path):
+    rng = random.Random(7)
+    words = [f"word{i}" for i in range(5000)]
+    texts = [" ".join(rng.choices(words, k=15)) for _ in range(200_000)]
+    raw = raw_frame([(text, ("pos", "neg")[place % 2]) for place, text in enumerate(texts)])
+    raw = raw.with_columns(id=pl.int_range(raw.height).cast(pl.String))
+    began = time.perf_counter()
+    summary, _, _ = run(tmp_path, raw, cuts=(100_000,))
+    speed = raw.height / (time.perf_counter() - began)
+    print(f"{speed:,.0f} rows/s, {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB")
+    assert summary["rows"] == len(set(texts))
+    assert speed > 20_000

@@ -1,346 +1,264 @@
 from __future__ import annotations
 
-import gzip
 import json
 import os
-import random
-import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from schemas.errors import DataError
-from schemas.sources import CsvSource, JsonlSource, ParquetSource
+from schemas.frames import raw_rows
+from schemas.loading import validate_recipe
+from schemas.records import Artifact
 from tasks import collect
+from tasks.context import Context, Observer
 from tasks.home import Home
 
-COLUMNS = {"text": "text", "label": "label"}
-KINDS = {"csv": CsvSource, "jsonl": JsonlSource, "parquet": ParquetSource}
+CSV = "text,label\ngood,pos\nbad,neg\n"
 
 
-def read(path: Path, kind: str = "csv", columns: dict[str, str] = COLUMNS, **options):
-    """Summary, rows and quarantine of one source; `validation_path` and `test_path` as for a recipe."""
-    files = {name: options.pop(name) for name in ("validation_path", "test_path") if name in options}
-    separator = {"separator": options.pop("separator")} if "separator" in options else {}
-    source = KINDS[kind](path=str(path), **{name: str(file) for name, file in files.items()}, **separator)
-    out = path.parent / f"out-{path.name}"
-    out.mkdir(exist_ok=True)
-    paths = collect.source_paths(source)
-    digests = dict.fromkeys(paths, "digest")
-    named = {"id_column": None, "group_column": None, "split_column": None} | options
-    summary = collect.read_rows(source, columns, **named, digests=digests, paths=paths, out=out)
-    return summary, *(pl.read_parquet(out / f"{name}.parquet", glob=False) for name in ("rows", "quarantine"))
+class Collected:
+    """A project in a folder, collected again and again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.context: Context | None = None
+
+    def write(self, name: str, content: str) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        return path
+
+    def __call__(self, path: Path | list[Path] | None = None, source: dict | None = None, **options) -> Artifact:
+        paths = [str(p) for p in path] if isinstance(path, list) else str(path or self.folder / "data")
+        recipe = validate_recipe(
+            {
+                "name": "r",
+                "task": {"family": "text-classification"},
+                "model": {"base": "b"},
+                "collect": {"source": {"kind": "csv", "path": paths} | (source or {})} | options,
+                "split": {"kind": "official" if source or "split_column" in options else "hash"},
+            }
+        )
+        self.context = Context(recipe, Home.open(self.folder), "run", observer=Counting())
+        return collect.collect(self.context)
+
+    @property
+    def computed(self) -> int:
+        """Artifacts computed by the last call."""
+        return self.context.observer.computed
+
+    def files(self, artifact: Artifact) -> list[Path]:
+        return sorted((self.context.path(artifact) / "rows").iterdir())
+
+    def rows(self, artifact: Artifact) -> pl.DataFrame:
+        frames = [pl.read_parquet(path) for path in self.files(artifact)]
+        for frame in frames:
+            raw_rows(["text", "label"]).validate(frame, lazy=True)
+        return pl.concat(frames)
+
+    def quarantine(self, artifact: Artifact) -> pl.DataFrame:
+        return pl.read_parquet(self.context.path(artifact) / "quarantine.parquet")
 
 
-def written(folder: Path, content: str | bytes, name: str = "rows.csv") -> Path:
-    path = folder / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
+class Counting(Observer):
+    computed = 0
 
-
-def message(caught: pytest.ExceptionInfo[DataError]) -> str:
-    """The mistake, which is one line."""
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def test_rows_keep_their_file_and_number(tmp_path):
-    summary, rows, quarantine = read(written(tmp_path, "label,text,more\npos,good,1\nneg,bad,2\n"))
-    assert rows.select("source", "row", "text", "label").rows() == [
-        ("rows.csv", 1, "good", "pos"),
-        ("rows.csv", 2, "bad", "neg"),
-    ]
-    assert rows.schema["row"] == pl.UInt32
-    assert quarantine.is_empty()
-    assert summary["rows"] == 2
-    assert summary["columns"] == ["label", "text", "more"]
-    assert summary["files"] == {"rows.csv": {"rows": 2, "unreadable": 0, "sha256": "digest"}}
-
-
-def test_csv_with_byte_order_mark_crlf_and_quotes(tmp_path):
-    content = b'\xef\xbb\xbftext,label\r\n"one, ""two""\r\nthree",pos\r\nfour,neg\r\n'
-    _, rows, _ = read(written(tmp_path, content))
-    assert rows["text"].to_list() == ['one, "two"\r\nthree', "four"]
-
-
-def test_bytes_that_are_not_utf8_are_replaced_and_counted(tmp_path):
-    summary, rows, _ = read(written(tmp_path, b"text,label\ncaf\xe9 noir,pos\nplain,neg\n"))
-    assert rows["text"].to_list() == ["caf\ufffd noir", "plain"]
-    assert summary["replacement_character"] == 1
-
-
-def test_values_stay_text(tmp_path):
-    _, rows, _ = read(written(tmp_path, "text,label\n007,1\n1e5,0\n"))
-    assert rows["text"].to_list() == ["007", "1e5"]
-    assert rows["label"].to_list() == ["1", "0"]
-
-
-def test_a_tab_separates_when_the_recipe_says_so(tmp_path):
-    _, rows, _ = read(written(tmp_path, "text\tlabel\na, b\tpos\n"), separator="\t")
-    assert rows["text"].to_list() == ["a, b"]
-
-
-def test_a_field_longer_than_pythons_limit_is_read(tmp_path):
-    _, rows, _ = read(written(tmp_path, f"text,label\n{'x' * 200_000},pos\n"))
-    assert rows["text"].str.len_chars().to_list() == [200_000]
-
-
-def test_jsonl_values_become_text(tmp_path):
-    lines = [{"text": "a", "label": 1}, {"label": True, "text": None}, {"text": {"k": "é"}}]
-    content = "".join(json.dumps(line) + "\n\n" for line in lines)
-    _, rows, _ = read(written(tmp_path, content, "rows.jsonl"), "jsonl")
-    assert rows.select("row", "text", "label").rows() == [(1, "a", "1"), (3, None, "true"), (5, '{"k": "é"}', None)]
-
-
-def test_half_a_surrogate_pair_in_json_is_replaced(tmp_path):
-    _, rows, _ = read(written(tmp_path, '{"text": "\\ud83d hi \\ud83d\\ude00", "label": "x"}\n', "rows.jsonl"), "jsonl")
-    assert rows["text"].to_list() == ["\ufffd hi 😀"]
-
-
-def test_parquet_of_numbers_and_bytes(tmp_path):
-    path = tmp_path / "rows[1].parquet"
-    pl.DataFrame({"text": [b"good", b"caf\xe9"], "label": [1, 0]}).write_parquet(path)
-    _, rows, _ = read(path, "parquet")
-    assert rows.select("row", "text", "label").rows() == [(1, "good", "1"), (2, "caf\ufffd", "0")]
-
-
-def test_ragged_rows_are_set_aside_with_their_number(tmp_path):
-    summary, rows, quarantine = read(written(tmp_path, "text,label\ngood,pos\na,b,c\n\nshort\nbad,neg\n"))
-    assert rows["row"].to_list() == [1, 5]
-    assert quarantine.rows() == [("rows.csv", 2, "a,b,c", "ragged_row"), ("rows.csv", 4, "short", "ragged_row")]
-    assert summary["unreadable"] == {"ragged_row": 2}
-
-
-def test_a_quote_never_closed_costs_its_own_row_and_no_other(tmp_path):
-    _, rows, quarantine = read(written(tmp_path, 'text,label\none,pos\n"two,neg\nthree,pos\nfour,neg\n'))
-    assert rows["text"].to_list() == ["one", "three", "four"]
-    assert quarantine.rows() == [("rows.csv", 2, '"two,neg', "broken_quotes")]
-
-
-def test_a_stray_quote_costs_its_own_row_and_no_other(tmp_path):
-    _, rows, quarantine = read(written(tmp_path, 'text,label\n"one,pos\ntwo,neg\n"three",pos\nfour,neg\n'))
-    assert rows.select("row", "text").rows() == [(2, "two"), (3, "three"), (4, "four")]
-    assert quarantine["reason"].to_list() == ["broken_quotes"]
-
-
-def test_jsonl_lines_that_are_no_objects_are_set_aside(tmp_path):
-    content = '{"text": "a", "label": "x"}\n{"text": \n[1]\n' + "[" * 100_000 + "\n"
-    summary, rows, quarantine = read(written(tmp_path, content, "rows.jsonl"), "jsonl")
-    assert rows.height == 1
-    assert quarantine.select("row", "reason").rows() == [(2, "not_json"), (3, "not_an_object"), (4, "not_json")]
-    assert summary["unreadable"] == {"not_an_object": 1, "not_json": 2}
-
-
-def test_a_repeated_or_missing_id_sets_the_later_row_aside(tmp_path):
-    content = "id,text,label\n7,good,pos\n 7 ,bad,neg\n ,worse,neg\n8,fine,pos\n"
-    summary, rows, quarantine = read(written(tmp_path, content), id_column="id")
-    assert rows.select("id", "row").rows() == [("7", 1), ("8", 4)]
-    assert quarantine.select("row", "reason").rows() == [(2, "duplicate_id"), (3, "missing_id")]
-    assert json.loads(quarantine["raw"][0]) == {"id": "7", "text": "bad", "label": "neg"}
-    assert summary["rows"] == 2
-
-
-def test_ids_without_an_id_column_survive_shuffling_and_appending(tmp_path):
-    lines = ["good,pos", "bad,neg", "good,pos", "good,neg", "fine,pos"]
-    _, first, _ = read(written(tmp_path, "text,label\n" + "\n".join(lines)))
-    shuffled = random.Random(3).sample(lines, len(lines))
-    _, second, _ = read(written(tmp_path, "text,label\n" + "\n".join([*shuffled, "new,pos"])))
-    assert first["id"].n_unique() == 5
-    named = set(first.select("id", "text", "label").rows())
-    assert named < set(second.select("id", "text", "label").rows())
-
-
-def test_a_row_keeps_its_id_when_its_label_is_put_right(tmp_path):
-    _, before, _ = read(written(tmp_path, "text,label\ngood,neg\n"))
-    _, after, _ = read(written(tmp_path, "text,label\ngood,pos\n"))
-    assert before["id"].to_list() == after["id"].to_list()
-
-
-def test_a_blank_group_is_no_group(tmp_path):
-    _, rows, _ = read(written(tmp_path, "text,label,author\na,pos,kim\nb,neg, \n"), group_column="author")
-    assert rows["group"].to_list() == ["kim", None]
-
-
-def test_sides_come_from_the_split_column(tmp_path):
-    _, rows, _ = read(written(tmp_path, "text,label,fold\na,pos,dev\nb,neg,train\n"), split_column="fold")
-    assert rows["split"].to_list() == ["dev", "train"]
-
-
-def test_sides_come_from_the_files(tmp_path):
-    (tmp_path / "held").mkdir()
-    main = written(tmp_path, "text,label\na,pos\n")
-    test = written(tmp_path / "held", "label,text\nneg,b\n")
-    summary, rows, _ = read(main, test_path=test)
-    assert rows.select("source", "row", "text", "split").rows() == [
-        (f"{tmp_path.name}/rows.csv", 1, "a", "train"),
-        ("held/rows.csv", 1, "b", "test"),
-    ]
-    assert set(summary["files"]) == {f"{tmp_path.name}/rows.csv", "held/rows.csv"}
-
-
-CSV_BREAKS = {
-    "other column": (
-        b"txt,label\na,pos\n",
-        "task.text_column = 'text': rows.csv has no such column, but 'txt', 'label'; did you mean 'txt'?",
-    ),
-    "other case": (b"Text,label\na,pos\n", "did you mean 'Text'?"),
-    "unlike column": (b"x,label\na,pos\n", "has no such column, but 'x', 'label'; name one of them"),
-    "semicolons": (
-        b"id;text;label\n1;a;pos\n",
-        "collect.source.separator = ',': the header line 'id;text;label' has none; set it to ';'",
-    ),
-    "repeated column": (b"text,label,text\na,pos,b\n", "rows.csv has 2 columns of this name; rename all but one"),
-    "header only": (b"text,label\n", "holds no csv row; name a file with rows"),
-    "blank lines only": (b"\n\n\n", "has no header line; write the names of the columns in the first line"),
-    "every row ragged": (b"text,label\na\n", "holds no csv row: ragged_row in row 1"),
-    "UTF-16": ("text,label\na,pos\n".encode("utf-16"), "is UTF-16 text, not csv; save it as UTF-8: iconv -f UTF-16"),
-    "UTF-16 without mark": ("text,label\na,pos\n".encode("utf-16-le"), "is binary or UTF-16, not UTF-8 text"),
-    "gzip": (gzip.compress(b"text,label\na,pos\n"), "is gzip-compressed, not csv; decompress it first: gunzip"),
-    "workbook": (b"PK\x03\x04rest", "is a ZIP archive or an Excel workbook, not csv"),
-    "parquet": (b"PAR1rest", "is Parquet, not csv; set collect.source.kind to parquet"),
-    "large file pointer": (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, not the file"),
-    "web page": (b"<!DOCTYPE html><html>", "is a web page, not csv"),
-    "binary": (bytes(range(256)) * 8, "is binary or UTF-16"),
-    "empty": (b"", "is empty; name a file with rows"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("content", "expected"), CSV_BREAKS.values(), ids=CSV_BREAKS)
-def test_a_broken_csv_gets_one_clear_line(tmp_path, content, expected):
-    with pytest.raises(DataError) as caught:
-        read(written(tmp_path, content))
-    assert expected in message(caught)
-
-
-def test_all_missing_columns_are_named_at_once(tmp_path):
-    with pytest.raises(DataError) as caught:
-        read(written(tmp_path, "a,b\n1,2\n"), id_column="id", group_column="who")
-    assert [p.field for p in caught.value.problems] == [
-        "task.text_column", "task.label_column", "collect.id_column", "collect.group_column",
-    ]  # fmt: skip
-
-
-def test_a_json_array_is_refused(tmp_path):
-    with pytest.raises(DataError) as caught:
-        read(written(tmp_path, '[{"text": "a", "label": "x"}]', "rows.json"), "jsonl")
-    assert "is a JSON array, not one object per line; write each row on its own line: jq -c '.[]' rows.json" in message(
-        caught
-    )
-
-
-def test_jsonl_without_the_column_is_refused(tmp_path):
-    with pytest.raises(DataError) as caught:
-        read(written(tmp_path, '{"txt": "a", "label": "x"}\n', "rows.jsonl"), "jsonl")
-    assert "rows.jsonl has no such column, but 'txt', 'label'; did you mean 'txt'?" in message(caught)
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [(b"text,label\na,pos\n", "is not Parquet"), (b"PAR1 but then nothing of it", "cannot be read as Parquet")],
-)
-def test_what_is_not_parquet_is_refused(tmp_path, content, expected):
-    with pytest.raises(DataError) as caught:
-        read(written(tmp_path, content, "rows.parquet"), "parquet")
-    assert expected in message(caught)
-
-
-def test_a_column_of_lists_is_refused(tmp_path):
-    pl.DataFrame({"text": [["a"]], "label": ["x"]}).write_parquet(tmp_path / "rows.parquet")
-    with pytest.raises(DataError) as caught:
-        read(tmp_path / "rows.parquet", "parquet")
-    assert "task.text_column = 'text': column holds List(String) in rows.parquet" in message(caught)
+    def computing(self, stage: str) -> None:
+        assert stage == "collect"
+        self.computed += 1
 
 
 @pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A package whose import fails, as that of many an old data package does."""
-    folder = tmp_path / "site" / "old_corpus"
-    folder.mkdir(parents=True)
-    (folder / "__init__.py").write_text("raise ImportError('needs scikit-learn 0.18')")
-    (folder / "rows.csv").write_text("text,label\na,pos\n")
-    (tmp_path / "site" / "outside.csv").write_text("secret")
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    return folder
+def run(tmp_path, monkeypatch) -> Collected:
+    monkeypatch.setenv("HONE_HOME", str(tmp_path / "home"))
+    return Collected(tmp_path)
 
 
-def test_a_package_is_found_but_never_imported(package):
-    assert collect.locate("package://old_corpus/rows.csv") == package / "rows.csv"
-    assert "old_corpus" not in sys.modules
+def test_rows_keep_their_file_and_number(run):
+    run.write("data/a.csv", CSV)
+    run.write("data/b.csv", "label,text,more\npos,fine,1\n")
+    artifact = run()
+    assert run.rows(artifact).select("source", "row", "text", "label").rows() == [
+        ("a.csv", 1, "good", "pos"),
+        ("a.csv", 2, "bad", "neg"),
+        ("b.csv", 1, "fine", "pos"),
+    ]
+    assert [path.name for path in run.files(artifact)] == ["00000.parquet", "00001.parquet"]
+    assert run.quarantine(artifact).is_empty()
+    summary = artifact.summary
+    assert summary["rows"] == 3
+    assert summary["columns"] == ["text", "label", "more"]
+    assert summary["pieces"] == {"a.csv": {"rows": 2, "cached": False}, "b.csv": {"rows": 1, "cached": False}}
+    assert {name: file["rows"] for name, file in summary["files"].items()} == {"a.csv": 2, "b.csv": 1}
 
 
-@pytest.mark.parametrize("inside", ["../outside.csv", "a/../../outside.csv", "/etc/passwd", ""])
-def test_a_location_cannot_leave_its_package(package, inside):
+def test_a_new_file_in_a_folder_is_the_only_one_read(run):
+    run.write("data/b.csv", CSV)
+    run.write("data/c.csv", "text,label\nfine,pos\n")
+    before = run()
+    assert run.computed == 3
+    digests = {p.read_bytes() for p in run.files(before)}
+    run.write("data/a.csv", "text,label\nnew,pos\n")
+    after = run()
+    assert run.computed == 2
+    assert [p["cached"] for p in after.summary["pieces"].values()] == [False, True, True]
+    assert digests < {p.read_bytes() for p in run.files(after)}
+    assert run().cached
+    assert run.computed == 0
+
+
+def test_a_piece_is_known_by_its_content_wherever_it_lies(run, monkeypatch):
+    first = run(run.write("here/rows.csv", CSV))
+    assert run(run.write("there/rows.csv", CSV)).key == first.key
+    assert run(run.write("there/other.csv", CSV)).key != first.key  # rows say where they are from
+    assert run(run.write("there/rows.csv", CSV), keep=["label"]).key != first.key
+
+
+def test_parts_share_their_file_with_the_whole_where_links_work(run, monkeypatch):
+    artifact = run(run.write("rows.csv", CSV))
+    assert run.files(artifact)[0].stat().st_nlink == 2
+
+    def refuse(*args):
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    copied = run(run.write("rows.csv", "text,label\nfine,pos\n"))
+    assert run.rows(copied)["text"].to_list() == ["fine"]
+    assert run.files(copied)[0].stat().st_nlink == 1
+
+
+def test_ids_are_digests_of_the_raw_text_and_rows_of_one_text_share_one(run):
+    rows = run.rows(run(run.write("rows.csv", "text,label\ngood,pos\nbad,neg\ngood,neg\n ,pos\n")))
+    from hashlib import blake2b
+
+    assert rows["id"].to_list() == [blake2b(t, digest_size=8).hexdigest() for t in (b"good", b"bad", b"good", b" ")]
+
+
+def test_rows_without_an_id_are_set_aside_and_double_ids_are_not(run):
+    path = run.write("rows.csv", "id,text,label\n7,good,pos\n 7 ,bad,neg\n ,worse,neg\n8,fine,pos\n")
+    artifact = run(path, id_column="id")
+    assert run.rows(artifact).select("id", "row").rows() == [("7", 1), ("7", 2), ("8", 4)]
+    fallen = run.quarantine(artifact)
+    assert fallen.select("source", "row", "reason").rows() == [("rows.csv", 3, "missing_id")]
+    assert json.loads(fallen["raw"][0]) == {"id": None, "text": "worse", "label": "neg"}
+    assert artifact.summary["unreadable"] == {"missing_id": 1}
+
+
+def test_lines_that_are_no_rows_are_counted_by_reason(run):
+    run.write("data/a.csv", 'text,label\na\n"b,x\ngood,pos\n')
+    run.write("data/b.csv", "text,label\nc,d,e\ncaf\ufffd,neg\n")
+    artifact = run()
+    assert run.quarantine(artifact).rows() == [
+        ("a.csv", 1, "a", "ragged_row"),
+        ("a.csv", 2, '"b,x', "broken_quotes"),
+        ("b.csv", 1, "c,d,e", "ragged_row"),
+    ]
+    assert artifact.summary["unreadable"] == {"broken_quotes": 1, "ragged_row": 2}
+    assert artifact.summary["files"]["a.csv"]["unreadable"] == 2
+    assert artifact.summary["replacement_character"] == 1
+
+
+def test_group_time_and_kept_columns_come_with_the_rows(run):
+    path = run.write("rows.csv", "text,label,author,at,shop\na,pos, kim ,2026-01-02, 1\nb,neg, , ,\n")
+    rows = run.rows(run(path, group_column="author", time_column="at", keep=["shop", "author"]))
+    assert rows.drop("id", "source", "row").to_dicts() == [
+        {"text": "a", "label": "pos", "group": "kim", "time": "2026-01-02", "meta.shop": " 1", "meta.author": " kim "},
+        {"text": "b", "label": "neg", "group": None, "time": None, "meta.shop": "", "meta.author": " "},
+    ]
+
+
+def test_sides_come_from_the_split_column(run):
+    rows = run.rows(run(run.write("rows.csv", "text,label,fold\na,pos,dev\nb,neg,train\n"), split_column="fold"))
+    assert rows["split"].to_list() == ["dev", "train"]
+
+
+def test_sides_come_from_the_files(run):
+    main = run.write("rows.csv", CSV)
+    test = run.write("held/rows.csv", "label,text\nneg,b\n")
+    artifact = run(main, source={"test_path": str(test)})
+    assert run.rows(artifact).select("source", "row", "text", "split").rows() == [
+        (f"{run.folder.name}/rows.csv", 1, "good", "train"),
+        (f"{run.folder.name}/rows.csv", 2, "bad", "train"),
+        ("held/rows.csv", 1, "b", "test"),
+    ]
+
+
+def test_the_split_column_is_asked_of_the_main_files_alone(run):
+    main = run.write("rows.csv", "text,label,fold\na,pos,dev\nb,neg,train\n")
+    test = run.write("test.csv", "text,label\nc,pos\n")
+    rows = run.rows(run(main, source={"test_path": str(test)}, split_column="fold"))
+    assert rows.select("text", "split").rows() == [("a", "dev"), ("b", "train"), ("c", "test")]
+
+
+def test_a_file_without_rows_is_fine_among_others_and_a_mistake_alone(run):
+    run.write("data/a.csv", "text,label\n")
+    run.write("data/b.csv", CSV)
+    artifact = run()
+    assert {name: piece["rows"] for name, piece in artifact.summary["pieces"].items()} == {"a.csv": 0, "b.csv": 2}
+    assert [pl.read_parquet(path).height for path in run.files(artifact)] == [0, 2]
+    assert run.rows(artifact).height == 2
+    for content, found in {"text,label\n": "", "text,label\na\n": ": ragged_row in row 1"}.items():
+        with pytest.raises(DataError) as caught:
+            run(run.write("alone.csv", content))
+        assert f"'alone.csv': holds no csv row{found}; name a file with rows" in str(caught.value)
+
+
+def test_a_test_file_without_rows_is_a_mistake(run):
+    empty = run.write("test.csv", "text,label\n")
     with pytest.raises(DataError) as caught:
-        collect.locate(f"package://old_corpus/{inside}")
-    assert "leaves the package's folder" in message(caught)
+        run(run.write("rows.csv", CSV), source={"test_path": str(empty)})
+    assert str(caught.value).startswith("collect.source.test_path = 'test.csv': holds no csv row")
 
 
-@pytest.mark.parametrize(
-    ("location", "expected"),
-    [
-        ("package://not_installed/x.csv", "package 'not_installed' is not installed; pip install not-installed"),
-        ("package://gt-all/x.csv", "'gt-all' is not the name of a Python package; write package://gt_all/x.csv"),
-        ("package://json.tool/x.csv", "'json.tool' is not the name of a Python package"),
-        ("package://zipfile_of_none/", "leaves the package's folder"),
-        ("package://old_corpus/row.csv", "is not there; did you mean 'rows.csv'?"),
-    ],
-)  # fmt: skip
-def test_a_wrong_package_location_gets_one_clear_line(package, location, expected):
+def test_an_error_names_the_file(run):
+    run.write("data/a.csv", CSV)
+    run.write("data/b.csv", "txt,label\na,pos\n")
     with pytest.raises(DataError) as caught:
-        collect.locate(location)
-    assert expected in message(caught)
-    assert message(caught).startswith("collect.source.path = ")
+        run()
+    assert "task.text_column = 'text': b.csv has no such column, but 'txt', 'label'" in str(caught.value)
 
 
-def test_a_missing_file_names_what_is_near(tmp_path):
-    written(tmp_path, "x", "tweets_2024.csv")
-    with pytest.raises(DataError) as caught:
-        collect.locate(str(tmp_path / "tweets-2024.csv"))
-    assert "is not there; did you mean 'tweets_2024.csv'?" in message(caught)
-    with pytest.raises(DataError) as caught:
-        collect.locate(str(tmp_path / "data" / "tweets.csv"))
-    assert f"the folder {tmp_path / 'data'} is not there either" in message(caught)
+def test_many_rows_are_written_batch_by_batch(run):
+    import pyarrow.parquet as pq
+
+    count = 120_000
+    run.write("data/a.csv", "text,label\n" + "".join(f"text number {n},pos\n" for n in range(count)))
+    artifact = run()
+    written = pq.ParquetFile(run.files(artifact)[0]).metadata
+    assert max(written.row_group(i).num_rows for i in range(written.num_row_groups)) <= 50_000
+    assert run.rows(artifact)["row"].to_list() == list(range(1, count + 1))
 
 
-def test_a_folder_is_refused(tmp_path):
-    written(tmp_path, "x", "part-0.csv")
-    with pytest.raises(DataError) as caught:
-        collect.locate(str(tmp_path))
-    assert "is a folder; name a file in it, such as part-0.csv" in message(caught)
+def test_corrections_touch_the_pieces_of_their_ids_alone(run):
+    run.write("data/a.csv", "id,text,label\n1,good,\n2,bad,neg\n")
+    run.write("data/b.csv", "id,text,label\n3,fine,pos\n4,awful,neg\n")
+    before = run(id_column="id")
+    files = [path.read_bytes() for path in run.files(before)]
+    fixes = run.write("fixes.csv", "id,label,drop\n1,pos,\n2,,yes\n9,pos,\n")
+    after = run(id_column="id", corrections=[str(fixes)])
+    assert run.computed == 1
+    assert run.rows(after).select("id", "label").rows() == [("1", "pos"), ("3", "pos"), ("4", "neg")]
+    assert [path.read_bytes() == old for path, old in zip(run.files(after), files, strict=True)] == [False, True]
+    fallen = run.quarantine(after)
+    assert fallen.select("source", "row", "reason").rows() == [("a.csv", 2, "dropped_by_correction")]
+    assert json.loads(fallen["raw"][0]) == {"id": "2", "text": "bad", "label": "neg"}
+    assert after.summary["rows"] == 3
+    assert after.summary["unreadable"] == {"dropped_by_correction": 1}
+    assert after.summary["corrections"] == {
+        "files": 1, "rows_changed": 1, "rows_dropped": 1, "ids": 3, "unknown_ids": 1, "such_as": ["9"],
+    }  # fmt: skip
 
 
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(DataError) as caught:
-        collect.locate(str(tmp_path / "pipe"))
-    assert "is not a regular file" in message(caught)
-
-
-def test_a_file_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
-    path = written(tmp_path, "x")
-    path.chmod(0)
-
-    def forbidden(self, *args, **kwargs):  # root may read anything, so the refusal is played
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "open", forbidden)
-    with pytest.raises(DataError) as caught:
-        collect.locate(str(path))
-    assert "cannot be read: Permission denied; let this user read it" in message(caught)
-
-
-def test_all_files_that_cannot_be_used_are_named_at_once(tmp_path):
-    source = CsvSource(path=str(tmp_path / "a.csv"), test_path=str(tmp_path / "b.csv"))
-    with pytest.raises(DataError) as caught:
-        collect.source_paths(source)
-    assert [p.field for p in caught.value.problems] == ["collect.source.path", "collect.source.test_path"]
-
-
-def test_the_digest_is_that_of_the_content(tmp_path):
-    home = Home.open(tmp_path)
-    first = collect.source_digest(CsvSource(path=str(written(tmp_path, "text\na\n", "a.csv"))), home)
-    same = collect.source_digest(CsvSource(path=str(written(tmp_path, "text\na\n", "b.csv"))), home)
-    other = collect.source_digest(CsvSource(path=str(written(tmp_path, "text\nb\n", "b.csv"))), home)
-    assert set(first) == {"path"}
-    assert first == same != other
+def test_a_changed_correction_is_noticed(run):
+    path = run.write("rows.csv", CSV)
+    row = run.rows(run(path))["id"][0]
+    fixes = run.write("fixes.csv", f"id,label\n{row},neg\n")
+    first = run(path, corrections=str(fixes))
+    assert run.rows(first)["label"].to_list() == ["neg", "neg"]
+    run.write("fixes.csv", f"id,text\n{row},great\n")
+    second = run(path, corrections=str(fixes))
+    assert run.rows(second).select("id", "text", "label").row(0) == (row, "great", "pos")
+    assert run(path, corrections=str(fixes)).cached

@@ -211,3 +211,15 @@ def test_baselines_are_fitted_and_scored_once_for_all_models(tmp_path: Path) -> 
     assert summary["test"]["majority"]["accuracy"] == pytest.approx(2 / 3)
     assert summary["test"]["tfidf"]["accuracy"] == 1
     assert sorted(file.name for file in out.iterdir()) == ["majority.parquet", "tfidf.parquet"]
+
+
+def test_rows_dropped_for_their_length_count_for_no_baseline(folders: Folders) -> None:
+    left = MODEL.head(8)
+    dropped = {"id": ["r8", "r9", "r0"], "side": ["test", "test", "train"], "tokens": [300, 400, 500]}
+    pl.DataFrame(dropped, schema_overrides={"tokens": pl.Int32}).write_parquet(folders.tokens / "overlong.parquet")
+    summary = folders.run(left)
+    assert summary["rows"] == 8
+    # Of 8 rows 4 are no: the majority is right in half of them; the model errs once.
+    assert summary["baselines"]["majority"]["accuracy"] == pytest.approx(0.5)
+    assert summary["metrics"]["accuracy"] == pytest.approx(7 / 8)
+    assert summary["gains"]["majority"]["mcnemar_p"] == pytest.approx(2 * 0.5**3)

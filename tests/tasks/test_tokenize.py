@@ -4,17 +4,21 @@ import importlib.util
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from schemas.data import Tokenize
 from schemas.errors import DataError, RecipeError
-from tasks import tokenize
+from tasks import tokenize, word_cache
 from tasks.families.text_classification import TextClassificationTask
+from tasks.word_cache import WordCache, splits_at_spaces
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *(f"w{i}" for i in range(40))]
 SIDES = ("train", "validation", "test")
@@ -168,6 +172,78 @@ def test_the_refusal_names_no_length_that_the_model_cannot_read(base):
     assert "max_seq_length to" not in str(caught.value)
 
 
+LONG = {"train": [words(2), words(9), words(1), words(7)], "test": [words(3), words(8)]}
+
+
+def test_dropped_rows_are_set_aside_with_their_length(base):
+    summary, out = run(base, LONG, overlong="drop")
+    rows = table(out / "train.arrow")
+    assert rows["id"].to_pylist() == ["train-0", "train-2"]
+    assert rows["input_ids"].to_pylist() == [ids(2), ids(1)]
+    assert rows["labels"].to_pylist() == [0, 0]
+    assert table(out / "test.arrow")["id"].to_pylist() == ["test-0"]
+    assert pl.read_parquet(out / "overlong.parquet").rows() == [
+        ("train-1", "train", 11),
+        ("train-3", "train", 9),
+        ("test-1", "test", 10),
+    ]
+    assert tokenize.dropped_rows(out, "test").rows() == [("test-1", 10)]
+    assert summary["dropped"] == {"train": 2, "validation": 0, "test": 1}
+    assert summary["rows"] == {"train": 2, "validation": 1, "test": 1}
+    assert summary["tokens"] == {"train": 7, "validation": 3, "test": 5}
+    assert (summary["truncated_rows"], summary["longest"], summary["lengths"]["longest_uncut"]) == (0, 5, 11)
+
+
+def test_dropping_is_the_same_one_batch_after_the_other(base, monkeypatch):
+    texts = {"train": [words(1 + i % 12) for i in range(50)]}
+    whole, out = run(base, texts, overlong="drop")
+    kept = table(out / "train.arrow").to_pylist()
+    monkeypatch.setattr(tokenize, "BATCH_ROWS", 3)
+    assert run(base, texts, overlong="drop")[0] == whole
+    assert table(out / "train.arrow").to_pylist() == kept
+    assert len(kept) == sum(1 + i % 12 <= 6 for i in range(50))
+
+
+def test_a_run_that_drops_nothing_writes_an_empty_list(base):
+    summary, out = run(base, {}, overlong="drop")
+    assert pl.read_parquet(out / "overlong.parquet").height == 0
+    assert summary["dropped"] == {"train": 0, "validation": 0, "test": 0}
+
+
+def test_a_cut_run_sets_nothing_aside(base):
+    summary, out = run(base, LONG)
+    assert not (out / "overlong.parquet").exists()
+    assert tokenize.dropped_rows(out, "test").is_empty()
+    assert summary["dropped"] == {"train": 0, "validation": 0, "test": 0}
+    assert summary["truncated"] == {"train": 0.5, "validation": 0.0, "test": 0.5}
+
+
+def test_too_many_dropped_rows_are_refused(base):
+    with pytest.raises(DataError) as caught:
+        run(base, LONG, lenient=False, overlong="drop", max_truncated=0.3)
+    assert str(caught.value) == (
+        "tokenize.max_truncated = 0.3: 42.9% of 7 rows are set aside for having more than 8 tokens "
+        "(95 % of the rows have up to 10, the longest has 11); "
+        "raise tokenize.max_seq_length to 16 or raise tokenize.max_truncated above 0.429"
+    )
+
+
+def test_a_side_without_a_row_left_is_refused(base):
+    with pytest.raises(DataError, match=r"every row of test has more than 8 tokens; raise tokenize\.max_seq_length"):
+        run(base, {"test": [words(9)]}, overlong="drop")
+
+
+def test_the_first_overlong_rows_stop_a_strict_run(base):
+    with pytest.raises(DataError) as caught:
+        run(base, {"train": [words(1), *[words(n) for n in range(7, 14)]]}, overlong="raise")
+    assert str(caught.value) == (
+        "tokenize.overlong = 'raise': train rows have more than 8 tokens, up to 15: "
+        "train-1, train-2, train-3, train-4, train-5 …; "
+        "raise tokenize.max_seq_length to 16 or more, shorten them, or set it to truncate or drop"
+    )
+    assert run(base, {"train": [words(6)]}, overlong="raise")[0]["rows"]["train"] == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "limit"),
     [
@@ -256,6 +332,12 @@ TEXTS = [
 ]
 
 
+@cache
+def real_tokenizer() -> tokenize.BaseTokenizer:
+    folder = Path(MINILM.submodule_search_locations[0]) / "model"
+    return tokenize.load_tokenizer(folder, tokenize.read_config(folder), trust_remote_code=False)
+
+
 @pytest.fixture
 def minilm(tmp_path) -> Path:
     (tmp_path / "model").symlink_to(Path(MINILM.submodule_search_locations[0]) / "model")
@@ -273,9 +355,41 @@ def test_the_real_encoders_ids_are_those_of_transformers(minilm):
 
 
 @needs_minilm
+@given(st.lists(st.text(st.sampled_from("aZé\u0301ßΣ中 \u00a0\t\n\x1c\u200b.,-'[]CLS#7😀İ"), max_size=40), max_size=5))
+def test_tokens_of_cached_words_are_those_of_the_whole_text(texts):
+    tokenizer = real_tokenizer()
+    whole = [encoding.ids for encoding in tokenizer.backend.encode_batch(texts)]
+    assert WordCache(tokenizer.backend).ids(texts) == whole
+    assert tokenizer.ids(["[CLS]a [MASK] b", *texts])[1:] == whole
+
+
+@needs_minilm
+def test_a_full_word_cache_forgets_nothing_it_needs(monkeypatch):
+    tokenizer = real_tokenizer()
+    monkeypatch.setattr(word_cache, "MAX_WORDS", 2)
+    cache = WordCache(tokenizer.backend)
+    texts = ["one two", "three two four", "one five"]
+    assert [cache.ids([text])[0] for text in texts * 2] == [e.ids for e in tokenizer.backend.encode_batch(texts * 2)]
+
+
+def test_tokenizers_that_keep_the_space_are_asked_for_whole_texts():
+    bytes_of_gpt = Tokenizer(models.BPE({"a": 0, "Ġ": 1, "Ġa": 2}, [("Ġ", "a")]))
+    bytes_of_gpt.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    assert not splits_at_spaces(bytes_of_gpt)
+    assert tokenize.BaseTokenizer(bytes_of_gpt, 0, "right").ids(["a a"]) == [[0, 2]]
+    with_phrase = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    with_phrase.pre_tokenizer = pre_tokenizers.Whitespace()
+    assert splits_at_spaces(with_phrase)
+    with_phrase.add_tokens(["a a"])
+    assert not splits_at_spaces(with_phrase)
+    assert tokenize.BaseTokenizer(with_phrase, 0, "right").ids(["a a"]) == [[2]]
+
+
+@needs_minilm
 def test_a_tokenizer_is_loaded_without_torch(minilm):
     script = f"""
 import sys
+from functools import cache
 from pathlib import Path
 from tasks import tokenize
 base = Path({str(minilm)!r})

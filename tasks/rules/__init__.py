@@ -1,0 +1,1 @@
+"""The rules of cleaning: `text`, `redaction`, `targets` and `moments` repair; `language` and `several` judge."""
