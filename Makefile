@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := deployments/constraints.txt
 INSTALLED := $(VENV)/.installed
+DEVELOPED := $(VENV)/.developed
 
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -11,27 +12,34 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: install demo test check clean constraints help
 
 help:
-	@echo "make install      set up .venv"
+	@echo "make install      set up .venv with all that tests and checks need"
 	@echo "make demo         fine-tune, judge and register a sentiment model on real tweets"
 	@echo "make test         all tests but the slow ones"
 	@echo "make check        lint, types and import contracts"
 	@echo "make clean        remove .venv, .hone and caches"
 
-install: $(INSTALLED)
+install: $(DEVELOPED)
 
-$(INSTALLED): pyproject.toml $(CONSTRAINTS)
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(VENV)/bin/python:
+	@$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	@echo "Installing hone and what it needs into $(VENV) (a few minutes the first time) ..."
+	@$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[demo]'
+	@touch $@
+
+$(DEVELOPED): $(INSTALLED)
+	@echo "Installing what tests and checks need ..."
 	@$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[demo,dev]'
 	@touch $@
 
-demo: install
+demo: $(INSTALLED)
 	@$(BIN)/hone run deployments/sentiment.yaml
 
-test: install
+test: $(DEVELOPED)
 	@$(BIN)/python -m pytest -m "not slow and not gpu"
 
-check: install
+check: $(DEVELOPED)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -40,6 +48,6 @@ check: install
 clean:
 	rm -rf $(VENV) .hone *.egg-info build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
-constraints: install
+constraints: $(DEVELOPED)
 	@(sed -n 1p $(CONSTRAINTS); $(BIN)/python -m pip freeze --exclude-editable | sed 's,+cpu$$,,' | sort -f) > $(CONSTRAINTS).new
-	@mv $(CONSTRAINTS).new $(CONSTRAINTS) && touch $(INSTALLED)
+	@mv $(CONSTRAINTS).new $(CONSTRAINTS) && touch $(INSTALLED) $(DEVELOPED)

@@ -62,6 +62,9 @@ def check(path: Path, overrides: Sequence[str], *, as_json: bool) -> int:
         "quarantined": cleaned.summary["quarantined"],
         "lengths": tokens.summary["lengths"],
         "truncated_rows": tokens.summary["truncated_rows"],
+        "dropped": tokens.summary["dropped"],
+        "leaked": sides.summary["leaked_by_reason"],
+        "smallest_visible_difference": sides.summary["smallest_visible_difference"],
         "plan": plan.model_dump(mode="json"),
         "forecast": forecast | {"evaluate_seconds": evaluate_seconds},
     }

@@ -69,6 +69,18 @@ def _parser() -> argparse.ArgumentParser:
 
     status = verbs.add_parser("status", parents=[common], help="what runs, what serves, and the history of champions")
     status.set_defaults(verb=_status)
+
+    forget = verbs.add_parser(
+        "forget", parents=[recipe, common], help="erase a person's rows from all that hone keeps, and keep them out"
+    )
+    forget.add_argument("--id", nargs="+", action="extend", default=[], metavar="ID", dest="ids", help="ids of rows")
+    forget.add_argument(
+        "--text", nargs="+", action="extend", default=[], metavar="TEXT", dest="texts",
+        help="texts of rows; case, punctuation, links and mentions do not count",
+    )  # fmt: skip
+    forget.add_argument("--file", type=Path, metavar="FILE", help="CSV or JSONL file with a column id, text or both")
+    forget.add_argument("--dry-run", action="store_true", help="only list what holds the rows")
+    forget.set_defaults(verb=_forget)
     return parser
 
 
@@ -111,6 +123,20 @@ def _status(options: argparse.Namespace) -> int:
     from flows.status import status
 
     return status(as_json=options.json)
+
+
+def _forget(options: argparse.Namespace) -> int:
+    from flows.forget import forget
+
+    return forget(
+        options.recipe,
+        options.overrides,
+        ids=options.ids,
+        texts=options.texts,
+        file=options.file,
+        dry_run=options.dry_run,
+        as_json=options.json,
+    )
 
 
 def _explain_mistake(mistake: Mistake, *, as_json: bool) -> None:

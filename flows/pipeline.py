@@ -119,8 +119,8 @@ def summarize(context: PipelineContext, outcomes: Sequence[Outcome]) -> Summary:
         gate=verdict,
         rows={
             "collected": raw.summary["rows"],
-            "quarantined": cleaned.summary["quarantined"],
-            **{side: sides.summary[side] for side in ("train", "validation", "test", "leaked")},
+            "quarantined": _set_aside(cleaned, sides, tokens),
+            **{side: tokens.summary["rows"][side] for side in ("train", "validation", "test")},
         },
         train=_training(model),
         stages=tuple(_line(outcome) for outcome in outcomes),
@@ -147,6 +147,13 @@ def _artifact(outcome: Outcome) -> Artifact:
     return outcome
 
 
+def _set_aside(cleaned: Artifact, sides: Artifact, tokens: Artifact) -> dict[str, int]:
+    """Rows set aside by reason, whichever stage did it: with those of the sides they make up what was collected."""
+    overlong = sum(tokens.summary["dropped"].values())
+    found = cleaned.summary["quarantined"] | sides.summary["leaked_by_reason"]
+    return found | ({"overlong": overlong} if overlong else {})
+
+
 def _training(model: Artifact) -> dict[str, Any]:
     """The training's record; a cached one ran no step here."""
     here = {"steps_run_here": 0, "tokens_run_here": 0, "seconds_here": 0.0} if model.cached else {}
@@ -161,7 +168,7 @@ def _record(context: PipelineContext, summary: Summary, sides: Artifact, tokens:
     run.log_metrics([(0, {"seconds/total": summary.seconds})])
     run.log_params({f"plan.{name}": value for name, value in summary.train["plan"].items()})
     for side in ("train", "validation", "test"):
-        counts = {"rows": sides.summary[side], "tokens": tokens.summary["tokens"][side]}
+        counts = {"rows": tokens.summary["rows"][side], "tokens": tokens.summary["tokens"][side]}
         source = context.recipe.collect.source.shown()
         run.log_dataset(f"{context.recipe.name}-{side}", digest=sides.key, source=source, counts=counts, context=side)
     run.set_tags(
@@ -208,7 +215,7 @@ def _page(summary: Summary, evaluation: str) -> str:
         f"**{model.name}** version **{model.version}** {' '.join(f'`{alias}`' for alias in model.aliases)}",
         verdict_markdown(summary.gate.checks),
         evaluation,
-        "## Quarantined rows",
+        "## Rows set aside",
         "\n".join(["| reason | rows |", "| --- | ---: |", *reasons]) if reasons else "None.",
         "## Stages",
         "\n".join(["| stage | | seconds | why |", "| --- | --- | ---: | --- |", *stages]),

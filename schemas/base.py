@@ -151,9 +151,7 @@ def _no_credentials(value: str) -> str:
     parts = urlsplit(value)
     secret = sorted(name for name, _ in parse_qsl(parts.query) if SECRET_NAME.search(name))
     if parts.password is not None or ("@" in parts.netloc and parts.scheme in READABLE_SCHEMES) or secret:
-        raise PydanticCustomError(
-            "credentials", "holds credentials; name the place alone and put them into the environment"
-        )
+        raise PydanticCustomError(CREDENTIALS, "holds credentials")
     return value
 
 

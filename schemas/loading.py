@@ -206,8 +206,8 @@ def _without_tags(location: Key, data: Any) -> Key:
     for part in location:
         if isinstance(here, Mapping) and part not in here and part in (here.get("kind"), here.get("family")):
             continue
-        if isinstance(here, str) and part == here:  # the bare tag stood for its section
-            continue
+        if isinstance(here, str) and (part == here or isinstance(part, int)):
+            continue  # the bare tag stood for its section, or the only item for its list
         key.append(part)
         if isinstance(here, Mapping):
             here = here.get(str(part))

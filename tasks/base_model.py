@@ -9,9 +9,9 @@ from pathlib import Path
 from schemas.base import PACKAGE_SCHEME
 from schemas.errors import EnvironmentMistake, Fault, Problem
 from schemas.recipe import Model
-from tasks.sources.locations import locate_in_package
 from tasks.digests import content_digest
 from tasks.home import Home
+from tasks.sources.locations import locate_in_package
 
 FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 """What is needed of a model: safetensors only, no pickle."""

@@ -12,6 +12,7 @@ References:
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from schemas.errors import DataError, Problem
 from tasks import classification as measures
+from tasks.rows import batches, count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,11 +69,11 @@ def classification(split: Path, labels: Sequence[str], metric: str, out: Path) -
     """
     shares = _label_shares(split / "train.parquet", labels)
     majority = labels[max(range(len(labels)), key=shares.__getitem__)]
-    with_majority = ((batch, [shares] * batch.height) for batch in _batches(split / "test.parquet"))
+    with_majority = ((batch, [shares] * batch.height) for batch in _test_rows(split))
     _write(out / "majority.parquet", with_majority, labels)
 
     model, chosen = _fit_tfidf(split, labels, metric)
-    with_model = ((batch, model.probabilities(batch["text"])) for batch in _batches(split / "test.parquet"))
+    with_model = ((batch, model.probabilities(batch["text"])) for batch in _test_rows(split))
     _write(out / "tfidf.parquet", with_model, labels)
     return {"majority": {"label": majority, "share": round(max(shares), 4)}, "tfidf": chosen}
 
@@ -210,12 +212,10 @@ def _probabilities(classifier: Any, features: csr_matrix, labels: int) -> np.nda
 
 
 def _label_shares(train: Path, labels: Sequence[str]) -> list[float]:
-    import polars as pl
-
-    counted = pl.scan_parquet(train).group_by("label").len().collect()
-    counts = dict(counted.iter_rows())
-    total = sum(counts.values())
-    return [counts.get(label, 0) / total for label in labels]
+    counts: Counter[str] = Counter()
+    for batch in batches([train], ["label"]):
+        counts.update(dict(batch["label"].value_counts().iter_rows()))
+    return [counts[label] / counts.total() for label in labels]
 
 
 def _max_chars(labels: int) -> int:
@@ -224,10 +224,8 @@ def _max_chars(labels: int) -> int:
 
 
 def _training_rows(train: Path, labels: int) -> pl.DataFrame:
-    import polars as pl
-
-    chars = pl.col("text").str.len_chars().clip(upper_bound=MAX_CHARS_OF_A_TEXT).mean()
-    mean = pl.scan_parquet(train).select(chars).collect().item()
+    chars = sum(int(_beginnings(batch["text"]).str.len_chars().sum()) for batch in batches([train], ["text"]))
+    mean = chars / max(1, count([train]))
     return _sampled(train, max(1, int(_max_chars(labels) / max(1.0, mean))))
 
 
@@ -236,24 +234,23 @@ def _sampled(file: Path, most: int) -> pl.DataFrame:
     import numpy as np
     import polars as pl
 
-    rows = pl.scan_parquet(file).select("text", "label")
-    total = rows.select(pl.len()).collect().item()
-    if total <= most:
-        return rows.collect()
-    drawn = np.sort(np.random.default_rng(SEED).choice(total, most, replace=False))
-    places = pl.Series("place", drawn, dtype=pl.UInt32).implode()
-    return rows.with_row_index("place").filter(pl.col("place").is_in(places)).drop("place").collect(engine="streaming")
+    total = count([file])
+    drawn = np.arange(total)
+    if total > most:
+        drawn = np.sort(np.random.default_rng(SEED).choice(total, most, replace=False))
+    parts, start = [], 0
+    for batch in batches([file], ["text", "label"]):
+        first, last = np.searchsorted(drawn, [start, start + batch.height])
+        parts.append(batch[drawn[first:last] - start])
+        start += batch.height
+    return pl.concat(parts)
 
 
-def _batches(test: Path) -> Iterator[pl.DataFrame]:
-    import polars as pl
-    import pyarrow.parquet as pq
-
-    for batch in pq.ParquetFile(test).iter_batches(BATCH_ROWS, columns=["id", "text", "label"]):
-        yield pl.DataFrame(batch)
+def _test_rows(split: Path) -> Iterator[pl.DataFrame]:
+    return batches([split / "test.parquet"], ["id", "text", "label"], BATCH_ROWS)
 
 
-def _write(file: Path, batches: Iterator[tuple[pl.DataFrame, Any]], labels: Sequence[str]) -> None:
+def _write(file: Path, predicted: Iterator[tuple[pl.DataFrame, Any]], labels: Sequence[str]) -> None:
     """Write batches of rows, each with its probabilities `[rows, labels]`; the most probable label is predicted."""
     import numpy as np
     import polars as pl
@@ -264,7 +261,7 @@ def _write(file: Path, batches: Iterator[tuple[pl.DataFrame, Any]], labels: Sequ
         {"id": pa.string(), "truth": pa.string(), "prediction": pa.string(), "probabilities": pa.list_(pa.float64())}
     )
     with pq.ParquetWriter(file, schema) as writer:
-        for rows, probabilities in batches:
+        for rows, probabilities in predicted:
             spread = np.asarray(probabilities)
             frame = pl.DataFrame(
                 {

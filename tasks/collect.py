@@ -11,7 +11,8 @@ import hashlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from schemas.data import Collect
 from schemas.records import Artifact
 from tasks.context import Context
 from tasks.corrections import Corrections, correction_files, load
+from tasks.forgotten import digest, leave_out
+from tasks.forgotten import load as load_forgotten
 from tasks.rows import BATCH_ROWS, Writer, batches
 from tasks.sources import CONNECTORS, Batch, Piece, Wanted, listed, pieces, refusal
 from tasks.sources.locations import locate_in_package as locate_in_package  # noqa: PLC0414  # tasks.base_model takes it from here
@@ -49,6 +52,9 @@ def collect_part(
     time_column: str | None,
     split_column: str | None,
     keep: list[str],
+    text_columns: list[str],
+    forgotten: str | None,
+    hashes: Collection[str],
     read: Callable[[Wanted], Iterator[Batch]],
     out: Path,
 ) -> dict[str, Any]:
@@ -66,19 +72,22 @@ def collect_part(
         time_column: Column with the row's time.
         split_column: Column that names the side, where `side` does not.
         keep: Further columns, kept under `meta.<column>`.
+        text_columns: Roles whose text may be one that must be left out.
+        forgotten: Digest of `hashes`; read for the key alone.
+        hashes: Of the ids and texts that must be left out, see `tasks.forgotten`.
         read: The piece's rows in batches.
         out: Where to write.
 
     Returns:
-        Counts: `rows`, `unreadable` by reason, the `first_unreadable`, `columns` found, rows with a
-        `replacement_character`.
+        Counts: `rows`, those `forgotten` and left out, `unreadable` by reason, the `first_unreadable`, `columns`
+        found, rows with a `replacement_character`.
 
     Raises:
         DataError: It is not what the recipe says, or lacks a column.
     """
     import polars as pl
 
-    del digest, how
+    del digest, how, forgotten
     named = {"group": group_column, "time": time_column, "split": None if side else split_column}
     extras = {target: column for target, column in named.items() if column}
     wanted = _wanted(columns, id_column, extras, keep)
@@ -88,12 +97,16 @@ def collect_part(
     unreadable: Counter[str] = Counter()
     first: tuple[int, str] | None = None
     found: Sequence[str] = ()
-    replaced = 0
+    replaced = left_out = 0
     with Writer(out / ROWS, schema) as rows, Writer(out / QUARANTINE, _fallen_schema()) as quarantine:
         for batch in read(wanted):
             found = batch.columns
             shaped = _shape(batch, name, id_column, columns | extras | kept, side)
-            fallen = [_unreadable_frame(name, batch.unreadable)]
+            lines = _unreadable_frame(name, batch.unreadable)
+            read_rows = shaped.height + lines.height
+            shaped, lines = leave_out(shaped, text_columns, hashes), leave_out(lines, ["raw"], hashes)
+            left_out += read_rows - shaped.height - lines.height
+            fallen = [lines]
             if id_column:
                 shaped, unnamed = _set_aside_unnamed(shaped)
                 fallen.append(unnamed)
@@ -107,6 +120,7 @@ def collect_part(
                 rows.write(part)
     return {
         "rows": rows.rows,
+        "forgotten": left_out,
         "unreadable": dict(sorted(unreadable.items())),
         "first_unreadable": first,
         "columns": list(found),
@@ -200,6 +214,9 @@ def assemble(
     *,
     id_column: str | None,
     corrections: list[str],
+    text_columns: list[str],
+    forgotten: str | None,
+    hashes: Collection[str],
     parts: list[Path],
     made: Sequence[Artifact],
     fields: Sequence[str],
@@ -215,6 +232,9 @@ def assemble(
         columns: Role → column of the source.
         id_column: The recipe's.
         corrections: Digests of the files of corrections, in the order in which they apply; read for the key alone.
+        text_columns: Roles whose text may be one that must be left out.
+        forgotten: Digest of `hashes`; read for the key alone.
+        hashes: Of the ids and texts that must be left out, see `tasks.forgotten`.
         parts: Folder of each piece's part.
         made: The parts themselves, for their summaries.
         fields: Recipe field that each piece comes from.
@@ -223,28 +243,32 @@ def assemble(
         out: Where to write.
 
     Returns:
-        Counts: `rows`, `files` and `pieces` by name, `unreadable` by reason, `columns` found, rows with a
-        `replacement_character`, and what `corrections` did.
+        Counts: `rows`, those `forgotten` and left out, `files` and `pieces` by name, `unreadable` by reason, `columns`
+        found, rows with a `replacement_character`, and what `corrections` did.
 
     Raises:
         DataError: No piece of a field has a row, or a file of corrections is wrong.
     """
+    del forgotten
     _refuse_rowless(names, made, fields, kind)
     right = load(correction_files, columns, id_column)
     (out / "rows").mkdir()
     digits = max(5, len(str(len(parts))))
     counts = []
+    keep = partial(leave_out, text_columns=text_columns, hashes=hashes)
     with Writer(out / QUARANTINE, _fallen_schema()) as quarantine:
         for place, (part, artifact) in enumerate(zip(parts, made, strict=True)):
             if artifact.summary["unreadable"]:
                 for frame in batches([part / QUARANTINE]):
                     quarantine.write(frame)
-            counts.append(_corrected(part / ROWS, out / "rows" / f"{place:0{digits}d}.parquet", right, quarantine))
+            target = out / "rows" / f"{place:0{digits}d}.parquet"
+            counts.append(_corrected(part / ROWS, target, right, quarantine, keep))
     summaries = [artifact.summary for artifact in made]
-    changed, dropped = (sum(count[i] for count in counts) for i in (0, 1))
+    changed, dropped, left_out = (sum(count[i] for count in counts) for i in (0, 1, 2))
     unreadable = sum((Counter(summary["unreadable"]) for summary in summaries), Counter({DROPPED: dropped}))
     return {
-        "rows": sum(summary["rows"] for summary in summaries) - dropped,
+        "rows": sum(summary["rows"] for summary in summaries) - dropped - left_out,
+        "forgotten": sum(summary["forgotten"] for summary in summaries) + left_out,
         "files": {
             name: {"rows": summary["rows"], "unreadable": sum(summary["unreadable"].values()), "sha256": digest}
             for name, digest, summary in zip(names, digests, summaries, strict=True)
@@ -271,26 +295,30 @@ def _refuse_rowless(names: Sequence[str], made: Sequence[Artifact], fields: Sequ
             )
 
 
-def _corrected(part: Path, target: Path, right: Corrections, quarantine: Writer) -> tuple[int, int]:
+def _corrected(
+    part: Path, target: Path, right: Corrections, quarantine: Writer, keep: Callable[[pl.DataFrame], pl.DataFrame]
+) -> tuple[int, int, int]:
     """Link a part's rows, or write them anew where corrections concern them.
 
     Returns:
-        Rows changed, and rows dropped.
+        Rows changed, rows dropped, and rows left out because a correction made them a forgotten text.
     """
     concerned = right.rows.height and sum([right.concern(ids["id"]) for ids in batches([part], ["id"])])
     if not concerned:
         _link(part, target)
-        return 0, 0
-    changed = dropped = 0
+        return 0, 0, 0
+    changed = dropped = left_out = 0
     with Writer(target, _schema(part)) as writer:
         for rows in batches([part]):
             kept, gone, corrected = right.apply(rows)
             changed += corrected
             dropped += gone.height
-            writer.write(kept)
+            remembered = keep(kept)
+            left_out += kept.height - remembered.height
+            writer.write(remembered)
             if gone.height:
                 quarantine.write(_fallen(gone, DROPPED))
-    return changed, dropped
+    return changed, dropped, left_out
 
 
 def _schema(path: Path) -> pl.Schema:
@@ -312,7 +340,9 @@ def collect(context: Context) -> Artifact:
     asked = context.recipe.collect
     columns = context.recipe.task.columns()
     found = pieces(asked.source, context.home)
-    parts = [_part(context, asked, columns, piece) for piece in found]
+    hashes = load_forgotten(context.home)
+    leaving_out = {"text_columns": list(context.family.text_columns), "forgotten": digest(hashes)}
+    parts = [_part(context, asked, piece, leaving_out, hashes) for piece in found]
     corrections = correction_files(asked.corrections, context.home)
     return context.artifact(
         "collect",
@@ -323,6 +353,7 @@ def collect(context: Context) -> Artifact:
             "columns": columns,
             "id_column": asked.id_column,
             "corrections": list(corrections),
+            **leaving_out,
         },
         inputs={"parts": parts},
         unkeyed={
@@ -330,12 +361,20 @@ def collect(context: Context) -> Artifact:
             "fields": [piece.field for piece in found],
             "kind": asked.source.kind,
             "correction_files": list(corrections.values()),
+            "hashes": hashes,
         },
+        apart_from=("tasks.signatures",),
         libraries=("polars",),
     )
 
 
-def _part(context: Context, asked: Collect, columns: dict[str, str], piece: Piece) -> Artifact:
+def _part(
+    context: Context,
+    asked: Collect,
+    piece: Piece,
+    leaving_out: dict[str, Any],
+    hashes: frozenset[str],
+) -> Artifact:
     # The files of other sides are by themselves; the main ones may say it row by row.
     side = None if asked.split_column and piece.field == MAIN else piece.side
     how = {name: getattr(asked.source, name) for name in ("kind", "separator") if hasattr(asked.source, name)}
@@ -347,16 +386,17 @@ def _part(context: Context, asked: Collect, columns: dict[str, str], piece: Piec
             "digest": piece.digest,
             "side": side,
             "how": how,
-            "columns": columns,
+            "columns": context.recipe.task.columns(),
             "id_column": asked.id_column,
             "group_column": asked.group_column,
             "time_column": asked.time_column,
             "split_column": asked.split_column,
             "keep": list(asked.keep),
+            **leaving_out,
         },
-        unkeyed={"read": piece.read},
+        unkeyed={"read": piece.read, "hashes": hashes},
         modules=(CONNECTORS[asked.source.kind],),
-        apart_from=("tasks.corrections",),
+        apart_from=("tasks.corrections", "tasks.signatures"),
         libraries=("polars",),
         part_of="collect",
         part=piece.name,

@@ -222,6 +222,8 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterable[str]:
             yield from _differences(old.get(name), new.get(name), f"{path}.{name}" if path else name)
     elif path == "code":
         yield "code changed"
+    elif path.startswith("inputs.") and isinstance(old, list) and isinstance(new, list):
+        yield f"{len({*new} - {*old})} of {len(new)} {path.removeprefix('inputs.')} new"
     elif path.startswith("inputs."):
         yield f"{path.removeprefix('inputs.')} changed"
     elif path.startswith("libraries."):

@@ -21,6 +21,7 @@ from tasks.context import Context
 from tasks.families import Family, Meta, family_of
 from tasks.predict_job import Predict, predict_in_child
 from tasks.stage import stage_task
+from tasks.tokenize import dropped_rows
 
 if TYPE_CHECKING:
     import polars as pl
@@ -59,6 +60,8 @@ def evaluate_model(
 ) -> dict[str, Any]:  # fmt: skip
     """Predict the test rows and measure: `predictions.parquet`, `metrics.json`, `report.md` and pictures.
 
+    Rows that `overlong: drop` spared the model are left out of the baselines' measures too.
+
     Args:
         task: The recipe's task.
         evaluate: Confidence and resamples.
@@ -74,6 +77,7 @@ def evaluate_model(
         name), `gains` over each baseline (value, low, high, mcnemar_p), `rows`, `metric`, `seconds_predict`.
     """
     family, meta = family_of(task), _meta(tokens)
+    dropped = dropped_rows(tokens, "test")
     began = time.monotonic()
     predict(model / "model", tokens / "test.arrow", out / "predictions.parquet")
     seconds = time.monotonic() - began
@@ -84,7 +88,10 @@ def evaluate_model(
         evaluate=evaluate,
         metric=metric,
         predictions=read_predictions(out / "predictions.parquet"),
-        baselines={file.stem: read_predictions(file) for file in sorted(baseline.glob("*.parquet"))},
+        baselines={
+            file.stem: read_predictions(file).join(dropped, on="id", how="anti", maintain_order="left")
+            for file in sorted(baseline.glob("*.parquet"))
+        },
     )
     pictures = [*family.plots(found.predictions, meta, out)]
     history = model / "history.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 DIGEST_BYTES = 8
@@ -23,7 +23,7 @@ def common_rows(
         trained_on_new: Hashes of the challenger's.
     """
     seen = {*trained_on_champion, *trained_on_new}
-    kept = [row for row, known_by in hashes.items() if known_by not in seen]
+    kept = [row for row, known in hashes.items() if known not in seen]
     return kept, len(hashes) - len(kept)
 
 
@@ -35,27 +35,30 @@ def training_hashes(split: Path) -> list[str]:
     Args:
         split: Folder of the split artifact.
     """
-    return sorted(set(_hashes(split, "train").values()))
+    import numpy as np
+
+    parts = [np.array([int(known, 16) for known in hashes], np.uint64) for _, hashes in _hashed(split, "train")]
+    return [f"{number:0{2 * DIGEST_BYTES}x}" for number in np.unique(np.concatenate(parts)).tolist()]
 
 
 def test_hashes(split: Path) -> dict[str, str]:
     """Id → hash of each test row; see `training_hashes`."""
-    return _hashes(split, "test")
+    return {row: known for ids, hashes in _hashed(split, "test") for row, known in zip(ids, hashes, strict=True)}
 
 
-def _hashes(split: Path, side: str) -> dict[str, str]:
+def known_by(likeness: str) -> str:
+    """The hash of a normalised text."""
+    return hashlib.blake2b(likeness.encode(), digest_size=DIGEST_BYTES).hexdigest()
+
+
+def _hashed(split: Path, side: str) -> Iterator[tuple[list[str], list[str]]]:
+    """Ids and hashes of a side's rows, a batch at a time."""
     import polars as pl
-    import pyarrow.parquet as pq
 
+    from tasks.rows import batches
     from tasks.split import normalised
 
     column = json.loads((split / "meta.json").read_text())["text_column"]
-    found: dict[str, str] = {}
-    for batch in pq.ParquetFile(split / f"{side}.parquet").iter_batches(BATCH_ROWS, columns=["id", column]):
-        rows = pl.DataFrame(batch).select("id", normalised(pl.col(column)).alias("likeness"))
-        found |= {row: _digest(likeness) for row, likeness in rows.iter_rows()}
-    return found
-
-
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()
+    for batch in batches([split / f"{side}.parquet"], ["id", column], BATCH_ROWS):
+        likeness = batch.select(normalised(pl.col(column))).to_series()
+        yield batch["id"].to_list(), [known_by(text) for text in likeness]

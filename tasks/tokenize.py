@@ -1,16 +1,20 @@
-"""Tokenize: text to token ids, once; what the cut to `max_seq_length` loses is measured, and refused above a limit.
+"""Tokenize: text to token ids, once; texts longer than `max_seq_length` are measured, and refused above a limit.
 
-Writes Arrow streams that `datasets.Dataset.from_file` maps into memory. Reads and writes a batch of rows at a time.
+Such a text is cut, or its row set aside, or the run stops, as the recipe says. Writes Arrow streams that
+`datasets.Dataset.from_file` maps into memory. Reads and writes a batch of rows at a time.
 Does not cover tokenizers that have no fast (Rust) implementation, nor padding, which is the collator's.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import compress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from schemas.base import TaskSection
 from schemas.data import Tokenize
@@ -20,14 +24,21 @@ from tasks.base_model import base_model
 from tasks.context import Context
 from tasks.families import MEASURING, Family, Meta, family_of
 from tasks.stage import stage_task
+from tasks.word_cache import WordCache, splits_at_spaces
 
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
     from tokenizers import Tokenizer
 
+    SetAside = Callable[[pl.Series, np.ndarray[Any, Any]], None]
+
 SIDES = ("train", "validation", "test")
 BATCH_ROWS = 2_000
+OVERLONG = "overlong.parquet"
+"""Rows set aside for their length, where the recipe says so."""
+SHOWN_IDS = 5
+"""Overlong rows that an error names."""
 OFFSET_BY_PADDING = frozenset({"camembert", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"})
 """Architectures that number positions from after the padding token's id: they read that many tokens fewer."""
 
@@ -44,8 +55,10 @@ def tokenize_rows(
 ) -> dict[str, Any]:
     """Write `train.arrow`, `validation.arrow`, `test.arrow` (`id`, `input_ids`, `length`, `labels`) and `meta.json`.
 
+    With `overlong: drop`, `overlong.parquet` (`id`, `side`, `tokens`) has the rows that are in none of them.
+
     Args:
-        tokenize: Length of a sequence, and how much the cut may lose.
+        tokenize: Length of a sequence, what becomes of a longer one, and how many may be longer.
         task: The recipe's task; its family says what is encoded.
         base_digest: Digest of the base model.
         split: Folder with the rows of each side.
@@ -54,10 +67,11 @@ def tokenize_rows(
         out: Where to write.
 
     Returns:
-        `rows` and real `tokens` of each side, `longest` after the cut, `lengths` before it, and the share `truncated`.
+        `rows` and real `tokens` of each side, `longest` of them, `lengths` of all rows uncut, the share `truncated`
+        and the number `dropped` of each side.
 
     Raises:
-        DataError: More than `max_truncated` of the rows lose text.
+        DataError: A row is overlong where none may be, more than `max_truncated` are, or none of a side is left.
         RecipeError: The base model cannot read sequences this long, has no fast tokenizer, or that of another model.
     """
     import numpy as np
@@ -68,32 +82,50 @@ def tokenize_rows(
     meta = json.loads((split / "meta.json").read_text())
     meta |= {"pad_token_id": tokenizer.pad_token_id, "max_seq_length": tokenize.max_seq_length}
 
-    sides = {
-        side: encode_side(
-            family_of(task),
-            meta,
-            tokenizer,
-            vocab_size=config.get("vocab_size"),
-            rows=split / f"{side}.parquet",
-            out=out / f"{side}.arrow",
-        )
-        for side in SIDES
-    }
+    limit = longest_input(config)
+    with _policy(tokenize, limit, out / OVERLONG) as policy:
+        sides = {
+            side: encode_side(
+                family_of(task),
+                meta,
+                tokenizer,
+                vocab_size=config.get("vocab_size"),
+                rows=split / f"{side}.parquet",
+                out=out / f"{side}.arrow",
+                set_aside=policy(side),
+            )
+            for side in SIDES
+        }
     uncut = np.concatenate([lengths.uncut for lengths in sides.values()])
-    _refuse_silent_loss(tokenize, uncut, longest_input(config))
+    _refuse_silent_loss(tokenize, uncut, limit)
+    _refuse_empty_sides(tokenize, sides)
     (out / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, indent=1))
+    dropped = {side: len(lengths.uncut) - len(lengths.cut) for side, lengths in sides.items()}
+    truncated = {
+        side: int((lengths.uncut > tokenize.max_seq_length).sum()) - dropped[side] for side, lengths in sides.items()
+    }
     return {
         "rows": {side: len(lengths.cut) for side, lengths in sides.items()},
-        "tokens": {side: int(lengths.cut.sum()) for side, lengths in sides.items()},
+        "tokens": {side: int(lengths.cut.sum(dtype=np.int64)) for side, lengths in sides.items()},
         "longest": max(int(lengths.cut.max()) for lengths in sides.values()),
         "lengths": {
             "median": int(np.median(uncut)),
             "p95": int(np.percentile(uncut, 95)),
             "longest_uncut": int(uncut.max()),
         },
-        "truncated": {side: float((lengths.uncut > tokenize.max_seq_length).mean()) for side, lengths in sides.items()},
-        "truncated_rows": int((uncut > tokenize.max_seq_length).sum()),
+        "truncated": {side: truncated[side] / len(lengths.uncut) for side, lengths in sides.items()},
+        "truncated_rows": sum(truncated.values()),
+        "dropped": dropped,
     }
+
+
+def dropped_rows(tokens: Path, side: str) -> pl.DataFrame:
+    """`id` and `tokens` of a side's rows that `overlong: drop` left out of the tokenize artifact in `tokens`."""
+    import polars as pl
+
+    file = tokens / OVERLONG
+    rows = pl.read_parquet(file, glob=False) if file.exists() else pl.DataFrame(schema=_overlong_schema())
+    return rows.filter(pl.col("side") == side).drop("side")
 
 
 @dataclass(frozen=True)
@@ -108,22 +140,33 @@ class BaseTokenizer:
     pad_token_id: int
     truncation_side: Literal["left", "right"]
 
+    @cached_property
+    def _words(self) -> WordCache | None:
+        return WordCache(self.backend) if splits_at_spaces(self.backend) else None
+
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special tokens included, uncut."""
+        if self._words is not None:
+            return self._words.ids(texts)
         return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts))]
 
     def cut_ids(self, texts: Sequence[str], longest: int) -> list[list[int]]:
         """Token ids of each text, special tokens included and spared by the cut to `longest` tokens."""
         self.backend.enable_truncation(longest, direction=self.truncation_side)
         try:
-            return self.ids(texts)
+            return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts))]
         finally:
             self.backend.no_truncation()
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of each row of a side, `[rows]`, before and after the cut."""
+    """Tokens of each row of a side.
+
+    Attributes:
+        uncut: Of all rows, `[rows]`.
+        cut: Of the rows that were not set aside, after the cut.
+    """
 
     uncut: np.ndarray[Any, Any]
     cut: np.ndarray[Any, Any]
@@ -168,29 +211,53 @@ def longest_input(config: Mapping[str, Any]) -> int | None:
 
 
 def encode_side(
-    family: Family, meta: Meta, tokenizer: BaseTokenizer, *, vocab_size: int | None, rows: Path, out: Path
+    family: Family,
+    meta: Meta,
+    tokenizer: BaseTokenizer,
+    *,
+    vocab_size: int | None,
+    rows: Path,
+    out: Path,
+    set_aside: SetAside | None = None,
 ) -> Lengths:
     """Write the tokens of one side's rows, batch by batch.
+
+    Args:
+        family: Says what is encoded.
+        meta: The task's, with `max_seq_length`.
+        tokenizer: The base model's.
+        vocab_size: Ids that the model knows; none where it does not say.
+        rows: Parquet file of the side.
+        out: Arrow stream to write; not written when no row is left.
+        set_aside: Told the ids and lengths of a batch's overlong rows, which are left out; default: they are cut.
 
     Raises:
         RecipeError: The tokenizer makes an id that the model has no embedding for.
     """
     import numpy as np
-    import polars as pl
     import pyarrow as pa
-    import pyarrow.parquet as pq
+
+    from tasks.rows import batches
 
     uncut, cut = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
     writer = None
     try:
-        for batch in pq.ParquetFile(rows).iter_batches(BATCH_ROWS):
-            frame = pl.DataFrame(batch)
-            ids, labels, lengths = encode_rows(family, meta, tokenizer, frame)
+        for batch in batches([rows], size=BATCH_ROWS):
+            ids, labels, lengths = encode_rows(family, meta, tokenizer, batch, cut=set_aside is None)
+            names = batch["id"]
+            uncut.append(lengths)
+            overlong = lengths > meta["max_seq_length"]
+            if set_aside is not None and overlong.any():
+                set_aside(names.filter(overlong), lengths[overlong])
+                ids, labels = (list(compress(values, ~overlong)) for values in (ids, labels))
+                names = names.filter(~overlong)
+            if not ids:
+                continue
             tokens = pa.array(ids, pa.list_(pa.int32()))
             _refuse_foreign_ids(vocab_size, int(pa.compute.max(tokens.flatten()).as_py() or 0))
             encoded = pa.RecordBatch.from_pydict(
                 {
-                    "id": pa.array(frame["id"].to_list(), pa.string()),
+                    "id": pa.array(names.to_list(), pa.string()),
                     "input_ids": tokens,
                     "length": pa.compute.list_value_length(tokens),
                     "labels": pa.array(labels),
@@ -198,7 +265,6 @@ def encode_side(
             )
             writer = writer or pa.ipc.new_stream(str(out), encoded.schema)
             writer.write_batch(encoded)
-            uncut.append(np.asarray(lengths, np.int32))
             cut.append(encoded["length"].to_numpy())
     finally:
         if writer:
@@ -207,16 +273,18 @@ def encode_side(
 
 
 def encode_rows(
-    family: Family, meta: Meta, tokenizer: BaseTokenizer, rows: pl.DataFrame
-) -> tuple[list[list[int]], list[Any], list[int]]:
-    """Token ids cut to length, labels, and tokens before the cut, of each row."""
+    family: Family, meta: Meta, tokenizer: BaseTokenizer, rows: pl.DataFrame, *, cut: bool
+) -> tuple[list[list[int]], list[Any], np.ndarray[Any, Any]]:
+    """Token ids, labels, and tokens before the cut, of each row; with `cut` none is longer than `max_seq_length`."""
+    import numpy as np
+
     longest = meta["max_seq_length"]
     ids, labels = family.encode(rows, meta, tokenizer.ids)
-    lengths = [len(tokens) for tokens in ids]
-    overlong = [place for place, length in enumerate(lengths) if length > longest]
+    lengths = np.fromiter(map(len, ids), np.int32, len(ids))
+    overlong = np.flatnonzero(lengths > longest).tolist() if cut else []
     if overlong:
-        cut, _ = family.encode(rows[overlong], meta, lambda texts: tokenizer.cut_ids(texts, longest))
-        for place, tokens in zip(overlong, cut, strict=True):
+        shorter, _ = family.encode(rows[overlong], meta, lambda texts: tokenizer.cut_ids(texts, longest))
+        for place, tokens in zip(overlong, shorter, strict=True):
             ids[place] = tokens
     return ids, labels, lengths
 
@@ -262,6 +330,52 @@ def _pad_token_id(backend: Tokenizer, options: Mapping[str, Any], config: Mappin
     return None
 
 
+def _overlong_schema() -> pl.Schema:
+    import polars as pl
+
+    return pl.Schema({"id": pl.String, "side": pl.String, "tokens": pl.Int32})
+
+
+@contextmanager
+def _policy(tokenize: Tokenize, limit: int | None, file: Path) -> Iterator[Callable[[str], SetAside | None]]:
+    """Side → what is done with its overlong rows: none for the cut; `file` takes those that are dropped."""
+    import polars as pl
+
+    from tasks.rows import Writer
+
+    if tokenize.overlong == "truncate":
+        yield lambda _: None
+    elif tokenize.overlong == "raise":
+        yield lambda side: partial(_refuse_overlong, tokenize, limit, side)
+    else:
+        with Writer(file, _overlong_schema()) as writer:
+
+            def drop(side: str, ids: pl.Series, lengths: np.ndarray[Any, Any]) -> None:
+                writer.write(pl.DataFrame({"id": ids, "side": [side] * len(ids), "tokens": lengths}))
+
+            yield lambda side: partial(drop, side)
+
+
+def _refuse_overlong(
+    tokenize: Tokenize, limit: int | None, side: str, ids: pl.Series, lengths: np.ndarray[Any, Any]
+) -> NoReturn:
+    """Nothing after these rows was read: a longer one may follow."""
+    longest = int(lengths.max())
+    enough = longest + -longest % 8
+    longer = f"raise tokenize.max_seq_length to {enough} or more, " if limit is None or enough <= limit else ""
+    shown = ", ".join(ids.head(SHOWN_IDS)) + (" …" if len(ids) > SHOWN_IDS else "")
+    rule = f"{side} rows have more than {tokenize.max_seq_length} tokens, up to {longest}: {shown}"
+    remedy = f"{longer}shorten them, or set it to truncate or drop"
+    raise DataError(Problem("tokenize.overlong", tokenize.overlong, rule, remedy))
+
+
+def _refuse_empty_sides(tokenize: Tokenize, sides: Mapping[str, Lengths]) -> None:
+    empty = [side for side, lengths in sides.items() if not len(lengths.cut)]
+    if empty:
+        rule = f"every row of {' and '.join(empty)} has more than {tokenize.max_seq_length} tokens"
+        raise DataError(Problem("tokenize.overlong", tokenize.overlong, rule, "raise tokenize.max_seq_length"))
+
+
 def _refuse_unreadable_length(tokenize: Tokenize, config: Mapping[str, Any]) -> None:
     limit = longest_input(config)
     if limit is not None and tokenize.max_seq_length > limit:
@@ -286,8 +400,9 @@ def _refuse_silent_loss(tokenize: Tokenize, uncut: np.ndarray[Any, Any], limit: 
     enough = int(np.quantile(uncut, 1 - tokenize.max_truncated, method="higher"))
     enough += -enough % 8
     longer = f"raise tokenize.max_seq_length to {enough} or " if limit is None or enough <= limit else ""
+    happens = "lose text to the cut at" if tokenize.overlong == "truncate" else "are set aside for having more than"
     rule = (
-        f"{share:.1%} of {len(uncut):,} rows lose text to the cut at {tokenize.max_seq_length} tokens "
+        f"{share:.1%} of {len(uncut):,} rows {happens} {tokenize.max_seq_length} tokens "
         f"(95 % of the rows have up to {int(np.percentile(uncut, 95))}, the longest has {int(uncut.max())})"
     )
     remedy = f"{longer}raise tokenize.max_truncated above {share:.3f}"

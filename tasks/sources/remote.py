@@ -213,7 +213,12 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 
 def _status(error: BaseException) -> int | None:
-    for owner in (error, getattr(error, "response", None)):
+    """HTTP status behind an error, wherever its library keeps it; botocore's response is a dictionary."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        status: int | None = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return status
+    for owner in (error, response):
         for name in ("status", "status_code", "code"):
             value = getattr(owner, name, None)
             if isinstance(value, int):

@@ -155,6 +155,7 @@ name: NAME
 task: {family: text-classification, labels: [negative, positive]}
 collect: {source: {kind: csv, path: rows.csv}}
 clean: {max_quarantined: 0.9}
+split: {kind: hash, near_duplicates: {search: false}}  # the sentences are made of a dozen words
 tokenize: {max_seq_length: 40}
 model: {base: ./base}
 train: {epochs: 3, learning_rate: 3e-3, global_batch_size: 16}

@@ -141,16 +141,16 @@ def test_changed_code_and_damaged_files_rerun_exactly_what_they_must(project, se
     first = hone("run", "recipe.yaml")
     assert first.code == 0, first.errors
 
-    helper = checkout / "tasks" / "clean.py"
+    helper = checkout / "tasks" / "rules" / "text.py"
     source = helper.read_text()
-    signature = "def collapse_whitespace(text: pl.Expr"
+    signature = "def collapse_whitespace(texts: pl.Series"
     changed = source.replace(signature, f"{signature}, unused: int = 0")
     assert changed != source
     helper.write_text(changed)
     edited = hone("run", "recipe.yaml")
     assert edited.computed[0] == "clean"
     assert edited.stages["collect"] == "cached"
-    assert next(s["why"] for s in edited.result["stages"] if s["name"] == "clean") == "code changed"
+    assert next(s["why"] for s in edited.result["stages"] if s["name"] == "clean") == "1 of 1 parts new; code changed"
     # The rows came out the same, so the same weights were learnt, and there is nothing new to register.
     assert edited.result["train"]["weights_sha256"] == first.result["train"]["weights_sha256"]
     assert edited.result["model"]["version"] == "1"

@@ -102,8 +102,24 @@ BROKEN = {
     ),
     "a source behind an unknown scheme": (
         VALID.replace("rows.csv", "ftp://host/rows.csv"),
-        ["line 6: collect.source.path = 'ftp://host/rows.csv': must be a local path or package://<package>/<file>, "
-         "not ftp://; change it to fit"],
+        ["line 6: collect.source.path = 'ftp://host/rows.csv': must be a local path or one of package://, s3://, gs://, "
+         "az://, https://, hf://, not ftp://; change it to fit"],
+    ),
+    "a password in a location, which is not repeated": (
+        VALID.replace("rows.csv", "s3://key:hush@bucket/rows.csv"),
+        ["line 6: collect.source.path: holds credentials; name the place alone and put them into the environment"],
+    ),
+    "a token in the second location": (
+        VALID.replace("path: rows.csv", "path: [a.csv, 'https://host/b.csv?token=hush']"),
+        ["line 6: collect.source.path.1: holds credentials; name the place alone and put them into the environment"],
+    ),
+    "a password in a database's address": (
+        VALID.replace("kind: csv, path: rows.csv", "kind: sql, query: select 1, url: 'postgresql://me:hush@host/db'"),
+        ["line 6: collect.source.url: holds credentials; name the place alone and put them into the environment"],
+    ),
+    "a split by time without times": (
+        VALID + "split: {kind: time, validation_from: 2026-01-01, test_from: 2026-02-01}\n",
+        ["recipe: split.kind 'time' needs collect.time_column; change one of them"],
     ),
     "a list": (
         "- name\n",
@@ -181,7 +197,7 @@ def test_labels_that_look_like_other_things_stay_what_they_look_like(write):
 def test_relative_paths_are_relative_to_the_recipe(write, tmp_path, monkeypatch):
     monkeypatch.chdir("/")
     recipe = load_recipe(write(VALID))
-    assert recipe.collect.source.path == str(tmp_path / "rows.csv")
+    assert recipe.collect.source.path == (str(tmp_path / "rows.csv"),)
     assert recipe.model.base == str(tmp_path / "model")
 
 

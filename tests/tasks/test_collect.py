@@ -11,7 +11,7 @@ from schemas.errors import DataError
 from schemas.frames import raw_rows
 from schemas.loading import validate_recipe
 from schemas.records import Artifact
-from tasks import collect
+from tasks import collect, forgotten
 from tasks.context import Context, Observer
 from tasks.home import Home
 
@@ -262,3 +262,29 @@ def test_a_changed_correction_is_noticed(run):
     second = run(path, corrections=str(fixes))
     assert run.rows(second).select("id", "text", "label").row(0) == (row, "great", "pos")
     assert run(path, corrections=str(fixes)).cached
+
+
+def test_forgotten_rows_are_left_out_though_the_source_still_has_them(run):
+    lines = ["text,label", "good,pos", "My secret: here!,neg", "bad,neg", "my secret here,too,many", "1,2,3"]
+    run.write("data/a.csv", "\n".join(lines) + "\n")
+    before = run()
+    good = run.rows(before)["id"][0]
+    forgotten.remember(run.context.home, [good], ["my secret here", "my secret here too many"])
+    after = run()
+    assert after.key != before.key
+    assert (before.summary["rows"], before.summary["forgotten"]) == (3, 0)
+    assert (after.summary["rows"], after.summary["forgotten"]) == (1, 3)
+    assert run.rows(after)["text"].to_list() == ["bad"]
+    quarantine = pl.read_parquet(run.context.path(after) / "quarantine.parquet")
+    assert quarantine["raw"].to_list() == ["1,2,3"]
+    assert run().cached
+
+
+def test_a_correction_does_not_bring_a_forgotten_text_back(run):
+    run.write("data/a.csv", "key,text,label\nk1,good,pos\nk2,bad,neg\n")
+    right = run.write("right.csv", "id,text\nk2,my secret here\n")
+    run(id_column="key")
+    forgotten.remember(run.context.home, [], ["my secret here"])
+    after = run(id_column="key", corrections=[str(right)])
+    assert run.rows(after)["id"].to_list() == ["k1"]
+    assert (after.summary["rows"], after.summary["forgotten"]) == (1, 1)

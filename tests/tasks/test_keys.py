@@ -25,6 +25,7 @@ def package(tmp_path, monkeypatch):
         importlib.invalidate_caches()
         keys._module_digest.cache_clear()
         keys._spec.cache_clear()
+        keys.code_digest.cache_clear()
         return keys.code_digest("stagecode.stage")
 
     yield folder, digest
