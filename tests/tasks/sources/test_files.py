@@ -303,5 +303,7 @@ def test_broken_quotes_in_most_lines_take_time_in_proportion(monkeypatch):
         formats._parsed(lines, ",", final=True)
         return time.perf_counter() - began
 
-    seconds(1_000)
-    assert seconds(40_000) < 40 * max(seconds(4_000), 0.005)
+    def least(count: int) -> float:
+        return min(seconds(count) for _ in range(3))
+
+    assert least(40_000) < 40 * max(least(4_000), 0.005)
