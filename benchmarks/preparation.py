@@ -36,9 +36,10 @@ from schemas.loading import validate_recipe
 from schemas.recipe import Recipe
 from schemas.records import Artifact
 from tasks.clean import clean
-from tasks.collect import collect, locate_in_package
+from tasks.collect import collect
 from tasks.context import Context
 from tasks.home import Home
+from tasks.sources.locations import locate_in_package
 from tasks.split import split
 from tasks.tokenize import tokenize
 

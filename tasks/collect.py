@@ -24,7 +24,6 @@ from tasks.forgotten import digest, leave_out
 from tasks.forgotten import load as load_forgotten
 from tasks.rows import BATCH_ROWS, Writer, batches
 from tasks.sources import CONNECTORS, Batch, Piece, Wanted, listed, pieces, refusal
-from tasks.sources.locations import locate_in_package as locate_in_package  # noqa: PLC0414  # tasks.base_model takes it from here
 from tasks.stage import stage_task
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from schemas.records import Plan
-from tasks.batches import Ints, TokenTable, micro_batches
+from tasks.batches import Ints, TokenTable, micro_batches, padded_width
 from tasks.learner import Emit, Job, Learner, autocast, fused_attention, peak_memory, prepare, step_loss
 from tasks.machine import allocated_memory
 from tasks.predict import PREDICT_TOKENS
@@ -88,7 +88,7 @@ def _peak_memory(learner: Learner, batches: list[Ints]) -> int:
 
     def shapes_of(rows: Ints) -> set[tuple[int, int]]:
         cuts = micro_batches(rows, lengths, plan.micro_batch_tokens)
-        return {(len(cut), int(lengths[cut].max())) for cut in cuts}
+        return {(len(cut), padded_width(int(lengths[cut].max()))) for cut in cuts}
 
     before, seen = allocated_memory() or 0, set[tuple[int, int]]()
     for rows in batches[:MEMORY_STEPS]:
@@ -106,7 +106,8 @@ def _silent(event: str, **values: Any) -> None:
 
 def padded_tokens(table: TokenTable, rows: Ints, budget: int) -> int:
     """Tokens, padding counted, that a step computes."""
-    return sum(len(cut) * int(table.lengths[cut].max()) for cut in micro_batches(rows, table.lengths, budget))
+    cuts = micro_batches(rows, table.lengths, budget)
+    return sum(len(cut) * padded_width(int(table.lengths[cut].max())) for cut in cuts)
 
 
 def _step(learner: Learner, rows: Ints) -> float:

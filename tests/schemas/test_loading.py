@@ -102,8 +102,8 @@ BROKEN = {
     ),
     "a source behind an unknown scheme": (
         VALID.replace("rows.csv", "ftp://host/rows.csv"),
-        ["line 6: collect.source.path = 'ftp://host/rows.csv': must be a local path or one of package://, s3://, gs://, "
-         "az://, https://, hf://, not ftp://; change it to fit"],
+        ["line 6: collect.source.path = 'ftp://host/rows.csv': must be a local path or one of package://, s3://, "
+         "gs://, az://, https://, hf://, not ftp://; change it to fit"],
     ),
     "a password in a location, which is not repeated": (
         VALID.replace("rows.csv", "s3://key:hush@bucket/rows.csv"),

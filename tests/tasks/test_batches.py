@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.batches import BUCKET_STEPS, EpochBatches, TokenTable, micro_batches
+from tasks.batches import BUCKET_STEPS, EpochBatches, TokenTable, micro_batches, padded_width
 from tests.learning import token_files
 
 
@@ -28,6 +28,28 @@ def test_a_batch_is_padded_to_its_longest_row_and_no_further(table):
     assert batch["input_ids"].shape == (3, table.lengths[rows].max())
     assert batch["attention_mask"].sum(1).tolist() == table.lengths[rows].tolist()
     assert torch.equal(batch["input_ids"] == 0, batch["attention_mask"] == 0)
+
+
+def test_widths_lie_on_a_grid_so_that_shapes_recur():
+    asked = (1, 2, 31, 32, 33, 63, 64, 65, 100, 128, 129, 257, 512)
+    assert [padded_width(n) for n in asked] == [1, 2, 31, 32, 34, 64, 64, 68, 100, 128, 136, 272, 512]
+    assert len({padded_width(n) for n in range(1, 513)}) == 32 + 4 * 16
+    assert all(n <= padded_width(n) <= (1 + 1 / 16) * n for n in range(1, 2_000))
+
+
+def test_a_batch_is_never_wider_than_the_longest_row_of_the_table(tmp_path):
+    # What was cut to the longest sequence that the model reads must not be padded beyond it.
+    table = TokenTable(token_files(tmp_path, {"train": 230}) / "train.arrow", pad_token_id=0)
+    table.lengths = table.lengths.copy()
+    table.longest = 5
+    rows = np.flatnonzero(table.lengths <= 5)
+    assert table.batch(rows)["input_ids"].shape[1] == 5
+
+
+def test_a_step_is_shared_out_equally():
+    cuts = micro_batches(np.arange(32), np.full(32, 200), budget=4_096)
+    assert [len(cut) for cut in cuts] == [16, 16]  # 19 would fit
+    assert [len(cut) for cut in micro_batches(np.arange(100), np.full(100, 10), budget=100)] == [10] * 10
 
 
 def test_micro_batches_keep_every_row_once_and_stay_within_the_budget(table):
