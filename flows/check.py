@@ -96,6 +96,10 @@ def _print(display: Display, found: dict[str, Any], examples: dict[str, list[str
         say(f"  {count:,} rows would be quarantined: {reason}")
         for example in examples.get(reason, []):
             say(f"      {example}")
+    for reason, count in found["leaked"].items():
+        say(f"  {count:,} rows would be taken out by the split: {reason}")
+    points = 100 * found["smallest_visible_difference"]
+    say(f"  {found['rows']['test']:,} test rows show differences from {points:.1f} points of accuracy on")
     plan, forecast = found["plan"], found["forecast"]
     say("  plan")
     for name in ("device", "precision", "attention", "threads", "micro_batch_tokens", "class_weights", "steps"):

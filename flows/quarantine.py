@@ -15,6 +15,9 @@ from tasks.markdown import shortened
 
 MOST_SOURCES = 4
 """Sources named for each reason."""
+TEXT_CHARS = 100
+SOURCE_CHARS = 20
+"""Of a text, and of a file's name, in the terminal."""
 JSON_CHARS = 200
 """Characters of a text in the JSON."""
 
@@ -98,7 +101,7 @@ def _print_groups(say: Callable[..., None], found: dict[str, Any]) -> None:
         say(("  these rows were not split yet: rows that leak are not among them", "yellow"))
     for group in found["groups"]:
         sources = list(group["sources"].items())
-        where = ", ".join(f"{name} {rows:,}" for name, rows in sources[:MOST_SOURCES])
+        where = ", ".join(f"{shortened(name, SOURCE_CHARS)} {rows:,}" for name, rows in sources[:MOST_SOURCES])
         more = f" and {len(sources) - MOST_SOURCES:,} more" if len(sources) > MOST_SOURCES else ""
         share = f"{group['rows']:>9,}  {group['share']:>6.2%}  "
         say(share, (group["reason"], "bold"), (f"  by {group['stage']}  {where}{more}", "dim"))
@@ -109,10 +112,15 @@ def _print_groups(say: Callable[..., None], found: dict[str, Any]) -> None:
 def _print_example(say: Callable[..., None], example: dict[str, Any]) -> None:
     known = {"source", "row", "id", "text", "twin", "twin_text"}
     targets = ", ".join(str(value) for name, value in example.items() if name not in known and value is not None)
-    place = f"{example['source']}:{example['row']}  {example.get('id') or 'no id'}  "
-    say("      ", (place, "dim"), (f"{targets}  " if targets else "", "cyan"), shortened(example["text"], 500))
+    source = shortened(example["source"].rpartition("/")[2], SOURCE_CHARS)
+    say(
+        "      ",
+        (f"{targets}  " if targets else "", "cyan"),
+        shortened(example["text"], TEXT_CHARS),
+        (f"  {source}:{example['row']} {example.get('id') or 'no id'}", "dim"),
+    )
     if example.get("twin"):
-        say("        resembles  ", (f"{example['twin']}  ", "dim"), shortened(example["twin_text"], 500))
+        say("        like  ", shortened(example["twin_text"], TEXT_CHARS), (f"  {example['twin']}", "dim"))
 
 
 def _print_export(say: Callable[..., None], export: dict[str, Any]) -> None:
