@@ -150,7 +150,7 @@ def _artifact(outcome: Outcome) -> Artifact:
 def _set_aside(cleaned: Artifact, sides: Artifact, tokens: Artifact) -> dict[str, int]:
     """Rows set aside by reason, whichever stage did it: with those of the sides they make up what was collected."""
     overlong = sum(tokens.summary["dropped"].values())
-    found = cleaned.summary["quarantined"] | sides.summary["leaked_by_reason"]
+    found: dict[str, int] = cleaned.summary["quarantined"] | sides.summary["leaked_by_reason"]
     return found | ({"overlong": overlong} if overlong else {})
 
 
