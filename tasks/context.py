@@ -210,7 +210,8 @@ def _key_of(given: Artifact | Sequence[Artifact]) -> str | list[str]:
 def _what_changed(note: Path, ingredients: dict[str, Any]) -> str:
     if not note.exists():
         return "first run"
-    changes = list(_differences(json.loads(note.read_text()), ingredients))
+    # What the user changed comes first; what the plan made of it after that.
+    changes = sorted(_differences(json.loads(note.read_text()), ingredients), key=lambda c: c.startswith("plan."))
     return "; ".join(changes[:3]) or "gone from the store"
 
 

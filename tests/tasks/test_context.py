@@ -141,3 +141,38 @@ def test_a_summary_can_be_replaced_under_the_same_key(make):
     context.replace(first, {"chars": 99})
     again, _ = chain(make())
     assert (again.cached, again.summary) == (True, {"chars": 99})
+
+
+def test_of_many_inputs_it_is_told_how_many_are_new(make):
+    def gathered(*texts):
+        context = make()
+        parts = [
+            context.artifact("collect-part", write_text, settings={"text": text}, part_of="collect", part=str(number))
+            for number, text in enumerate(texts)
+        ]
+        return context.artifact("clean", join, settings={}, inputs={"sources": parts}), context
+
+    gathered("a", "b")
+    again, _ = gathered("a", "b")
+    assert again.cached
+    more, context = gathered("a", "b", "c")
+    assert (more.cached, more.why) == (False, "1 of 3 sources new")
+    assert (context.path(more) / "text.txt").read_text() == "abc"
+    assert CALLS == ["write_text", "write_text", "write_text"]
+
+
+def test_what_the_user_changed_is_told_before_what_the_plan_made_of_it(make):
+    settings = {"plan": {"steps": 9, "warmup": 1, "tail": 2, "evals": 3}, "train": {"rate": 1}}
+    changed = {"plan": {"steps": 8, "warmup": 2, "tail": 3, "evals": 4}, "train": {"rate": 2}}
+    make().artifact("train", ignore, settings=settings)
+    assert make().artifact("train", ignore, settings=changed).why.startswith("train.rate 1 → 2; plan.")
+
+
+def join(*, sources, out):
+    (out / "text.txt").write_text("".join((folder / "text.txt").read_text() for folder in sources))
+    return {}
+
+
+def ignore(*, plan, train, out):
+    (out / "text.txt").write_text("")
+    return {}
