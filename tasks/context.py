@@ -22,6 +22,9 @@ from tasks.store import Manifest, Store
 
 log = logging.getLogger(__name__)
 
+SHOWN_ITEMS = 3
+"""Items of a list up to which a change shows them all."""
+
 
 class Observer:
     """Told what happens in a run; this one does not care. Whoever shows or records a run derives from it."""
@@ -223,8 +226,10 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterable[str]:
             yield from _differences(old.get(name), new.get(name), f"{path}.{name}" if path else name)
     elif path == "code":
         yield "code changed"
-    elif path.startswith("inputs.") and isinstance(old, list) and isinstance(new, list):
-        yield f"{len({*new} - {*old})} of {len(new)} {path.removeprefix('inputs.')} new"
+    elif isinstance(old, list) and isinstance(new, list) and (path.startswith("inputs.") or len(new) > SHOWN_ITEMS):
+        known = {json.dumps(item) for item in old}
+        fresh = sum(json.dumps(item) not in known for item in new)
+        yield f"{fresh} of {len(new)} {path.rpartition('.')[2]} new"
     elif path.startswith("inputs."):
         yield f"{path.removeprefix('inputs.')} changed"
     elif path.startswith("libraries."):

@@ -168,6 +168,12 @@ def test_what_the_user_changed_is_told_before_what_the_plan_made_of_it(make):
     assert make().artifact("train", ignore, settings=changed).why.startswith("train.rate 1 → 2; plan.")
 
 
+def test_of_a_long_list_it_is_told_how_much_is_new(make):
+    make().artifact("train", ignore, settings={"plan": 1, "train": {"names": list("abcd"), "few": ["x"]}})
+    changed = make().artifact("train", ignore, settings={"plan": 1, "train": {"names": list("abce"), "few": ["y"]}})
+    assert changed.why == 'train.few ["x"] → ["y"]; 1 of 4 names new'
+
+
 def join(*, sources, out):
     (out / "text.txt").write_text("".join((folder / "text.txt").read_text() for folder in sources))
     return {}
