@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from schemas.records import Artifact, Interval
 from tasks import classification, plots
 from tasks.context import Context
 from tasks.families import Family, Meta, family_of
+from tasks.markdown import plain, table
 from tasks.predict_job import Predict, predict_in_child
 from tasks.stage import stage_task
 from tasks.tokenize import dropped_rows
@@ -198,7 +199,7 @@ def report(found: Measured, pictures: Sequence[Path] = ()) -> str:
         "# Evaluation",
         _headline(found),
         "## Metrics",
-        _table(("metric", "value", confidence), [(_code(n), *_shown(i)) for n, i in _overall(found.metrics).items()]),
+        table(("metric", "value", confidence), [(_code(n), *_shown(i)) for n, i in _overall(found.metrics).items()]),
         *_label_section(found, confidence),
         *_baseline_section(found, confidence),
         *_confusion_section(found),
@@ -235,10 +236,10 @@ def _label_section(found: Measured, confidence: str) -> list[str]:
         return []
     first, *others = next(iter(by_label.values()))
     rows = [
-        (_cell(label), *_shown(kinds[first]), *(_value(kind, kinds[kind].value) for kind in others))
+        (plain(label), *_shown(kinds[first]), *(_value(kind, kinds[kind].value) for kind in others))
         for label, kinds in by_label.items()
     ]
-    return ["## Labels", _table(("label", first, confidence, *others), rows)]
+    return ["## Labels", table(("label", first, confidence, *others), rows)]
 
 
 def _baseline_section(found: Measured, confidence: str) -> list[str]:
@@ -249,7 +250,7 @@ def _baseline_section(found: Measured, confidence: str) -> list[str]:
         for name, gain in found.gains.items()
     ]
     head = ("baseline", _code(found.metric), confidence, "gain of the model", confidence, "McNemar p")
-    return ["## Baselines", _table(head, rows)]
+    return ["## Baselines", table(head, rows)]
 
 
 def _confusion_section(found: Measured) -> list[str]:
@@ -261,10 +262,10 @@ def _confusion_section(found: Measured) -> list[str]:
     counts = classification.confusion(found.predictions, found.labels).tolist()
     if len(found.labels) <= WIDEST_TABLE:
         rows = [
-            (_cell(label), *(f"**{n:,}**" if i == j else f"{n:,}" for j, n in enumerate(row)))
+            (plain(label), *(f"**{n:,}**" if i == j else f"{n:,}" for j, n in enumerate(row)))
             for i, (label, row) in enumerate(zip(found.labels, counts, strict=True))
         ]
-        return ["## Confusion", _table(("true ╲ predicted", *map(_cell, found.labels)), rows)]
+        return ["## Confusion", table(("true ╲ predicted", *map(plain, found.labels)), rows)]
     confused = [
         (count, truth, predicted)
         for truth, row in zip(found.labels, counts, strict=True)
@@ -272,8 +273,8 @@ def _confusion_section(found: Measured) -> list[str]:
         if count and truth != predicted
     ]
     most = sorted(confused, key=lambda cell: -cell[0])[:MOST_CONFUSIONS]
-    rows = [(_cell(truth), _cell(predicted), f"{count:,}") for count, truth, predicted in most]
-    return ["## Most frequent confusions", _table(("true", "predicted", "rows"), rows)]
+    rows = [(plain(truth), plain(predicted), f"{count:,}") for count, truth, predicted in most]
+    return ["## Most frequent confusions", table(("true", "predicted", "rows"), rows)]
 
 
 def _meta(folder: Path) -> Meta:
@@ -305,20 +306,8 @@ def _value(kind: str, value: float) -> str:
     return f"{value:,.0f}" if kind == "support" else f"{value:.4f}"
 
 
-def _cell(text: str) -> str:
-    """A label in a table: what Markdown or HTML would take for itself is escaped."""
-    for special in "\\|`*_<[":
-        text = text.replace(special, f"\\{special}")
-    return text.replace("\n", " ")
-
-
 def _code(name: str) -> str:
     return f"`{name}`"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    ruler = ["---", *("---:" for _ in head[1:])]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ruler, *rows))
 
 
 @stage_task

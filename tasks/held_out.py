@@ -56,7 +56,7 @@ def _hashed(split: Path, side: str) -> Iterator[tuple[list[str], list[str]]]:
     import polars as pl
 
     from tasks.rows import batches
-    from tasks.split import normalised
+    from tasks.signatures import normalised
 
     column = json.loads((split / "meta.json").read_text())["text_column"]
     for batch in batches([split / f"{side}.parquet"], ["id", column], BATCH_ROWS):

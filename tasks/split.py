@@ -22,8 +22,7 @@ from schemas.records import Artifact
 from tasks.context import Context
 from tasks.near_duplicates import NOWHERE, REASONS, TEST, TRAIN, VALIDATION, Findings, Rows, find
 from tasks.rows import BATCH_ROWS, Writer, batches, files
-from tasks.signatures import Signatures, digests, signature_part
-from tasks.signatures import normalised as normalised  # noqa: PLC0414  held_out's too
+from tasks.signatures import Signatures, digests, normalised, signature_part
 from tasks.split_checks import label_shift, refuse_unusable, smallest_visible_difference, warn
 from tasks.stage import stage_task
 

@@ -41,8 +41,8 @@ class Losses:
 
     def add(self, reason: str, count: int, row: int, source: str) -> None:
         """More rows of this reason, of which the first is the one named."""
-        before, *first = self.by_reason.get(reason, (0, row, source))
-        self.by_reason[reason] = (before + count, *first)  # type: ignore[assignment]
+        before, first_row, first_source = self.by_reason.get(reason, (0, row, source))
+        self.by_reason[reason] = (before + count, first_row, first_source)
 
     def add_frame(self, fallen: pl.DataFrame) -> None:
         """The rows of a frame with columns source, row and reason."""

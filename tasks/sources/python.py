@@ -69,11 +69,11 @@ def _function(field: str, location: str) -> Callable[..., Any]:
             remedy = "install it where hone runs, or put its folder on PYTHONPATH"
             raise _mistake(field, location, f"there is no module {error.name!r}", remedy) from error
         raise _raised(field, location, error) from error
-    function = getattr(module, name, None)
+    function: Callable[..., Any] | None = getattr(module, name, None)
     if not callable(function):
         rule = f"{module_name} has no {name!r}" if function is None else f"{name!r} is no function"
         raise _mistake(field, location, rule, f"name a function of {module_name}")
-    return function  # type: ignore[no-any-return]  # callable of whatever type
+    return function
 
 
 def _check_arguments(field: str, function: Callable[..., Any], source: PythonSource) -> None:

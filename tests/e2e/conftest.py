@@ -185,3 +185,20 @@ def project(tmp_path: Path, base: Path) -> Callable[..., Hone]:
         return Hone(root, servers.environment if servers else {})
 
     return make
+
+
+def labels_without_hone(model: str, texts: list[str], servers: Servers) -> list[str]:
+    """What a registered model says of texts, in a process that cannot import hone."""
+    script = f"""
+import json, sys, mlflow, pandas
+for room in ("flows", "tasks", "schemas"):
+    sys.modules[room] = None
+model = mlflow.pyfunc.load_model({model!r})
+print(json.dumps(model.predict(pandas.DataFrame({{"text": {texts!r}}}))["label"].tolist()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script], cwd="/", capture_output=True, text=True, check=True,
+        env=quiet_environment(MLFLOW_TRACKING_URI=servers.mlflow),
+    )  # fmt: skip
+    labels: list[str] = json.loads(done.stdout)
+    return labels

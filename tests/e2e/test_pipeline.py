@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from uuid import UUID
 import psutil
 import pytest
 
-from tests.e2e.conftest import CHECKOUT, Ended, Hone, Servers, ended, quiet_environment
+from tests.e2e.conftest import CHECKOUT, Ended, Hone, Servers, ended, labels_without_hone
 
 pytestmark = pytest.mark.e2e
 
@@ -111,19 +110,8 @@ def test_a_recipe_becomes_a_champion_and_everything_is_on_record(project, server
 def test_the_registered_model_predicts_where_hone_is_not_to_be_had(project, servers):
     hone: Hone = project("serving", servers)
     assert hone("run", "recipe.yaml", "--set", "gate.thresholds=[]").code == 0
-    script = """
-import sys, mlflow, pandas
-for room in ("flows", "tasks", "schemas"):
-    sys.modules[room] = None
-model = mlflow.pyfunc.load_model("models:/serving@champion")
-texts = pandas.DataFrame({"text": ["great so fine all great", "awful so bad all poor"]})
-print(model.predict(texts)["label"].tolist())
-"""
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", script], cwd="/", capture_output=True, text=True, check=True,
-        env=quiet_environment(MLFLOW_TRACKING_URI=servers.mlflow),
-    )  # fmt: skip
-    assert done.stdout.strip() == "['positive', 'negative']"
+    texts = ["great so fine all great", "awful so bad all poor"]
+    assert labels_without_hone("models:/serving@champion", texts, servers) == ["positive", "negative"]
 
 
 @pytest.fixture(scope="module")

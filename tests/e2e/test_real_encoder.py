@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.e2e.conftest import CHECKOUT, Hone, Servers, ended, quiet_environment
+from tests.e2e.conftest import CHECKOUT, Hone, Servers, ended, labels_without_hone
 
 pytestmark = [
     pytest.mark.e2e,
@@ -58,16 +56,6 @@ def test_the_shipped_recipe_survives_its_child_and_learns_from_real_tweets(shipp
     assert again.result["train"]["steps_run_here"] == 60
     assert again.result["train"]["weights_sha256"] == weights
 
-    script = f"""
-import sys, mlflow, pandas
-for room in ("flows", "tasks", "schemas"):
-    sys.modules[room] = None
-model = mlflow.pyfunc.load_model("models:/sentiment/{first.result["model"]["version"]}")
-texts = pandas.DataFrame({{"text": ["I love this, thank you so much!", "worst service ever, I hate it"]}})
-print(model.predict(texts)["label"].tolist())
-"""
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", script], cwd="/", capture_output=True, text=True, check=True,
-        env=quiet_environment(MLFLOW_TRACKING_URI=servers.mlflow),
-    )  # fmt: skip
-    assert done.stdout.strip() == "['positive', 'negative']"
+    model = f"models:/sentiment/{first.result['model']['version']}"
+    texts = ["I love this, thank you so much!", "worst service ever, I hate it"]
+    assert labels_without_hone(model, texts, servers) == ["positive", "negative"]

@@ -17,7 +17,8 @@ from tasks.held_out import known_by
 from tasks.home import Home
 from tasks.store import Store
 from tasks.tracking import client
-from tests.mlflow_home import home, template  # noqa: F401
+
+pytest_plugins = ("tests.mlflow_home",)
 
 SECRET = "My name is Ann Example, call me!"
 LIKENESS = "my name is ann example call me"
@@ -31,7 +32,7 @@ def rows(texts: list[str], **columns: list[str]) -> pl.DataFrame:
 class World:
     """A home with artifacts, copies, a run and a registered version, written by hand; `raw` alone has mojibake."""
 
-    def __init__(self, root: Path, home: Home) -> None:  # noqa: F811
+    def __init__(self, root: Path, home: Home) -> None:
         self.home, self.store = home, Store(home.store, home.materialised)
         self.source = root / "rows.csv"
         self.source.write_text(f'text,label\n"{SECRET}",good\n' + "".join(f"{text},bad\n" for text in OTHERS))
@@ -95,7 +96,7 @@ UNTOUCHED = {("collect-part", "b"), ("signature-part", "0"), ("train", "4")}
 
 
 @pytest.fixture
-def world(tmp_path, home, monkeypatch):  # noqa: F811
+def world(tmp_path, home, monkeypatch):
     monkeypatch.setattr("flows.forget.configure", lambda _: None)  # it would change the environment of other tests
     return World(tmp_path, home)
 
@@ -184,7 +185,7 @@ def test_a_line_that_is_no_row_stays_out_as_a_whole(world):
     assert forgotten.leave_out(broken, ["raw"], forgotten.load(world.home))["raw"].to_list() == ["1,2,3"]
 
 
-def test_a_remote_store_is_searched_and_erased_too(tmp_path, home, monkeypatch):  # noqa: F811
+def test_a_remote_store_is_searched_and_erased_too(tmp_path, home, monkeypatch):
     monkeypatch.setenv("HONE_STORE", f"memory://{tmp_path.name}")
     store = Store(home.store, home.materialised)
     for key, frame in {"a" * 32: rows(["x", SECRET])[1:], "b" * 32: rows(["a fine day"])}.items():

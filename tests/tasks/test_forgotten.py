@@ -5,7 +5,8 @@ import json
 import polars as pl
 
 from tasks import forgotten
-from tests.mlflow_home import home, template  # noqa: F401
+
+pytest_plugins = ("tests.mlflow_home",)
 
 LIKENESS = "my name is ann example call me"
 
@@ -14,7 +15,7 @@ def rows(texts: list[str], **columns: list[str]) -> pl.DataFrame:
     return pl.DataFrame({"id": [f"r{i}" for i in range(len(texts))], "text": texts} | columns)
 
 
-def test_forgotten_rows_are_left_out_by_id_and_by_text(home):  # noqa: F811
+def test_forgotten_rows_are_left_out_by_id_and_by_text(home):
     assert forgotten.digest(forgotten.load(home)) is None
     assert forgotten.remember(home, ["r1"], [LIKENESS]) == 2
     assert forgotten.remember(home, ["r1", "r9"], []) == 1
@@ -25,7 +26,7 @@ def test_forgotten_rows_are_left_out_by_id_and_by_text(home):  # noqa: F811
     assert forgotten.leave_out(frame, ["text"], frozenset()) is frame
 
 
-def test_the_journal_of_erasures_holds_neither_id_nor_text(home):  # noqa: F811
+def test_the_journal_of_erasures_holds_neither_id_nor_text(home):
     forgotten.remember(home, ["ann-7"], [LIKENESS])
     written = (home.journal / "forgotten.jsonl").read_text()
     assert [set(json.loads(line)) for line in written.splitlines()] == [{"at", "kind", "hash"}] * 2

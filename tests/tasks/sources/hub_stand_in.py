@@ -50,11 +50,11 @@ class Hub:
 @contextmanager
 def stand_in_hub() -> Iterator[Hub]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    server.hub = Hub(f"http://127.0.0.1:{server.server_port}")  # type: ignore[attr-defined]
+    server.hub = Hub(f"http://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield server.hub  # type: ignore[attr-defined]
+        yield server.hub
     finally:
         server.shutdown()
         server.server_close()
@@ -82,7 +82,7 @@ class Answer(BaseHTTPRequestHandler):
 
     @property
     def hub(self) -> Hub:
-        return self.server.hub  # type: ignore[attr-defined]
+        return self.server.hub
 
     def _answer(self) -> None:
         self.hub.asked.append(f"{self.command} {self.path}")

@@ -13,8 +13,6 @@ from tasks import sources
 from tasks.home import Home
 from tasks.sources.snapshot import FOLDER
 
-pytest.importorskip("sqlalchemy")
-
 WANTED = {"task.text_column": "text", "task.label_column": "label"}
 QUERY = "SELECT id, text, label FROM rows ORDER BY id"
 
