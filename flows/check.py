@@ -8,51 +8,44 @@ from pathlib import Path
 from typing import Any
 
 from flows.engine import configure
-from flows.terminal import Display
+from flows.power import show_power
+from flows.terminal import Display, StageLines
 from schemas.loading import load_recipe
 from schemas.records import Artifact, Plan
 from tasks.child import children
 from tasks.clean import clean
 from tasks.collect import collect
-from tasks.context import Context, Observer
+from tasks.context import Context
 from tasks.home import Home
 from tasks.split import split
 from tasks.tokenize import tokenize
+from tasks.tracking import prepare
 from tasks.train import plan_artifact, rehearsal
 
 EXAMPLES = 2
 """Quarantined rows shown for each reason."""
 
 
-class CheckObserver(Observer):
-    """Shows a dry run in the terminal."""
+def check(path: Path, overrides: Sequence[str], *, power: bool, as_json: bool) -> int:
+    """Validate a recipe, prepare its data, time a few optimiser steps and forecast the run.
 
-    def __init__(self, home: Home, display: Display) -> None:
-        self._home = home
-        self._display = display
-
-    def computing(self, stage: str) -> None:
-        """Start the child early."""
-        children.warm(self._home.logs)
-        self._display.computing(stage)
-
-    def finished(self, outcome: Any) -> None:
-        """A stage ended well."""
-        self._display.finished(outcome)
-
-
-def check(path: Path, overrides: Sequence[str], *, as_json: bool) -> int:
-    """Validate a recipe, prepare its data, time a few optimiser steps and forecast the run."""
+    With `power`, only say what differences the test rows can show.
+    """
     recipe = load_recipe(path, overrides)
     home = Home.open(path)
     configure(home)
     shown = Display()
     shown.say(f"{recipe.name}: the recipe is valid")
-    context = Context(recipe, home, run_id="", observer=CheckObserver(home, shown))
-    children.warm(home.logs)
+    context = Context(recipe, home, run_id="", observer=StageLines(home, shown))
+    if not power:
+        children.warm(home.logs)
     cleaned = clean(context, collect(context))
     sides = split(context, cleaned)
-    tokens = tokenize(context, sides)
+    if power:
+        prepare(home)
+        show_power(context, sides, as_json=as_json)
+        return 0
+    tokens = tokenize(context, cleaned, sides)
     plan = Plan.model_validate(plan_artifact(context, tokens).summary)
     forecast = rehearsal(context, tokens, plan)
     evaluate_seconds = tokens.summary["tokens"]["test"] / forecast["predict_tokens_per_second"]

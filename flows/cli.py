@@ -10,9 +10,11 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from schemas.errors import Fault, Mistake
 
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 EXIT_FAULT = 1
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
@@ -58,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("recipe", type=Path, metavar="RECIPE", nargs="?", help="the recipe")
     check.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="as in run")
     check.add_argument("--schema", action="store_true", help="print the recipe's JSON Schema, for editors")
+    check.add_argument("--power", action="store_true", help="only say what differences the test rows can show")
     check.set_defaults(verb=_check)
 
     quarantine = verbs.add_parser("quarantine", parents=[recipe, common], help="rows set aside: list, export, replay")
@@ -67,8 +70,26 @@ def _parser() -> argparse.ArgumentParser:
     quarantine.add_argument("--replay", action="store_true", help="what the present recipe would make of these rows")
     quarantine.set_defaults(verb=_quarantine)
 
+    _add_deciding(verbs, common)
+
     status = verbs.add_parser("status", parents=[common], help="what runs, what serves, and the history of champions")
     status.set_defaults(verb=_status)
+
+    evaluate = verbs.add_parser(
+        "evaluate", parents=[common], help="measure a registered version on today's rows, and put it before the gate"
+    )
+    evaluate.add_argument("model", metavar="NAME", help="a registered model, or the recipe to evaluate it by")
+    evaluate.add_argument("version", metavar="VERSION", nargs="?", help="number or alias; default: champion")
+    evaluate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="as in run")
+    evaluate.set_defaults(verb=_evaluate)
+
+    reproduce = verbs.add_parser(
+        "reproduce", parents=[common], help="make a version again from its recorded recipe, rows and code, and compare"
+    )
+    reproduce.add_argument("model", metavar="NAME", help="a registered model, or the recipe that makes it")
+    reproduce.add_argument("version", metavar="VERSION", help="number or alias")
+    reproduce.add_argument("--keep", action="store_true", help="leave the home of the rebuilt model behind")
+    reproduce.set_defaults(verb=_reproduce)
 
     forget = verbs.add_parser(
         "forget", parents=[recipe, common], help="erase a person's rows from all that hone keeps, and keep them out"
@@ -82,6 +103,32 @@ def _parser() -> argparse.ArgumentParser:
     forget.add_argument("--dry-run", action="store_true", help="only list what holds the rows")
     forget.set_defaults(verb=_forget)
     return parser
+
+
+def _add_deciding(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    """The verbs by which a person decides who serves."""
+    who = argparse.ArgumentParser(add_help=False)
+    who.add_argument("model", metavar="NAME", help="a registered model, or a recipe file, which means its model")
+    who.add_argument("--reason", metavar="TEXT", help="why; kept in the journal and in MLflow")
+    who.add_argument("--by", metavar="WHO", help="who decided; default: your login name")
+
+    promote = verbs.add_parser("promote", parents=[who, common], help="let a version of a model serve")
+    promote.add_argument(
+        "version", metavar="VERSION", nargs="?",
+        help="which one; default: the challenger, and with --to the champion of the environment before",
+    )  # fmt: skip
+    promote.add_argument(
+        "--to", metavar="ENVIRONMENT",
+        help="copy it to this environment of the recipe, if it passes its gate on today's rows, and let it serve there",
+    )  # fmt: skip
+    promote.add_argument(
+        "--override", action="store_true",
+        help="even if the gate did not let it through or it was rolled back; needs --reason",
+    )  # fmt: skip
+    promote.set_defaults(verb=_promote)
+
+    rollback = verbs.add_parser("rollback", parents=[who, common], help="let the former champion serve again")
+    rollback.set_defaults(verb=_rollback)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -102,7 +149,7 @@ def _check(options: argparse.Namespace) -> int:
         raise RecipeError(Problem("RECIPE", None, "is required", "name a recipe, or ask for --schema"))
     from flows.check import check
 
-    return check(options.recipe, options.overrides, as_json=options.json)
+    return check(options.recipe, options.overrides, power=options.power, as_json=options.json)
 
 
 def _quarantine(options: argparse.Namespace) -> int:
@@ -119,10 +166,39 @@ def _quarantine(options: argparse.Namespace) -> int:
     )
 
 
+def _promote(options: argparse.Namespace) -> int:
+    asked = {"reason": options.reason, "by": options.by, "override": options.override, "as_json": options.json}
+    if options.to is not None:
+        from flows.rollout import roll_out
+
+        return roll_out(options.model, options.version, options.to, **asked)
+    from flows.promote import promote
+
+    return promote(options.model, options.version, **asked)
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    from flows.promote import rollback
+
+    return rollback(options.model, reason=options.reason, by=options.by, as_json=options.json)
+
+
 def _status(options: argparse.Namespace) -> int:
     from flows.status import status
 
     return status(as_json=options.json)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from flows.evaluate import evaluate
+
+    return evaluate(options.model, options.version, options.overrides, as_json=options.json)
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from flows.reproduce import reproduce
+
+    return reproduce(options.model, options.version, keep=options.keep, as_json=options.json)
 
 
 def _forget(options: argparse.Namespace) -> int:

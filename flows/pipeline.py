@@ -29,6 +29,9 @@ from tasks.tracking import Entry, Run, Status, prepare, replay_unsent, sweep
 
 log = logging.getLogger(__name__)
 
+SPEEDS = ("latency_ms_p50", "latency_ms_p95", "rows_per_second", "size_mb")
+"""Of the model, logged to MLflow."""
+
 
 class PipelineContext(Context):
     """The context of a pipeline run, and what only its beginning and end need."""
@@ -166,6 +169,7 @@ def _record(context: PipelineContext, summary: Summary, sides: Artifact, tokens:
     for baseline, metrics in summary.baselines.items():
         run.log_metrics([(0, {f"baseline/{baseline}/{name}": value for name, value in metrics.items()})])
     run.log_metrics([(0, {"seconds/total": summary.seconds})])
+    run.log_metrics([(0, {f"speed/{name}": scores.summary["speed"][name] for name in SPEEDS})])
     run.log_params({f"plan.{name}": value for name, value in summary.train["plan"].items()})
     for side in ("train", "validation", "test"):
         counts = {"rows": tokens.summary["rows"][side], "tokens": tokens.summary["tokens"][side]}
@@ -173,7 +177,7 @@ def _record(context: PipelineContext, summary: Summary, sides: Artifact, tokens:
         run.log_dataset(f"{context.recipe.name}-{side}", digest=sides.key, source=source, counts=counts, context=side)
     run.set_tags(
         {
-            "hone.gate": "passed" if summary.gate.passed else "failed",
+            "hone.gate": summary.gate.decision,
             "hone.model": f"models:/{summary.model.name}/{summary.model.version}",
             "hone.weights_sha256": summary.train["weights_sha256"],
         }
@@ -213,7 +217,7 @@ def _page(summary: Summary, evaluation: str) -> str:
     reasons = [f"| {reason} | {count:,} |" for reason, count in summary.rows["quarantined"].items()]
     parts = [
         f"**{model.name}** version **{model.version}** {' '.join(f'`{alias}`' for alias in model.aliases)}",
-        verdict_markdown(summary.gate.checks),
+        verdict_markdown(summary.gate),
         evaluation,
         "## Rows set aside",
         "\n".join(["| reason | rows |", "| --- | ---: |", *reasons]) if reasons else "None.",

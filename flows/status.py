@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.engine import configure
 from tasks.home import Home
 from tasks.outbox import patiently, without_password
-from tasks.registry import CHALLENGER, CHAMPION, history, reconcile
+from tasks.promotion_journal import Line, history
+from tasks.registry import CHALLENGER, CHAMPION, find_version, last_move, reconcile
 from tasks.store import Store
 from tasks.tracking import Entry, client, live_runs, prepare, sweep
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import RegisteredModel
+    from rich.console import Console
+
 RECENT = 5
 """Moves of the champion that are shown for each model."""
+GATE = {
+    "promote": "the gate let it through",
+    "challenger": "the gate found it good, but not better than the champion",
+    "undecidable": "the gate had too few test rows to decide",
+    "reject": "the gate rejected it",
+    None: "no gate has judged it",
+}
+"""Decision of the gate, in words."""
 
 
 def status(*, as_json: bool) -> int:
@@ -56,16 +71,38 @@ def _run(entry: Entry) -> dict[str, Any]:
 
 def _models(home: Home) -> list[dict[str, Any]]:
     mlflow = client(home)
-    registered = patiently(mlflow.search_registered_models, home)
-    return [
-        {
-            "name": model.name,
-            "champion": _version(model.aliases.get(CHAMPION)),
-            "challenger": _version(model.aliases.get(CHALLENGER)),
-            "history": [_move(line) for line in history(home, model.name) if line["event"] != "intent"][-RECENT:],
-        }
-        for model in registered
-    ]
+    return [_model(home, mlflow, model) for model in patiently(lambda: list(_registered(mlflow)), home)]
+
+
+def _registered(mlflow: MlflowClient) -> Iterator[RegisteredModel]:
+    """All registered models, page by page."""
+    page = mlflow.search_registered_models()
+    yield from page
+    while page.token:
+        page = mlflow.search_registered_models(page_token=page.token)
+        yield from page
+
+
+def _model(home: Home, mlflow: MlflowClient, model: RegisteredModel) -> dict[str, Any]:
+    """A model's champion, challenger and latest moves, without intents: those that a crash left are closed by now."""
+    moves = [line for line in history(home, model.name) if line["event"] != "intent"]
+    champion = _version(home, mlflow, model, CHAMPION)
+    last = last_move(model)
+    if champion and last and last["to"] == champion["version"]:
+        champion |= {"since": last["at"], "by": last["by"], "reason": last["reason"]}
+    return {
+        "name": model.name,
+        "champion": champion,
+        "challenger": _version(home, mlflow, model, CHALLENGER),
+        "history": [_move(line) for line in moves[-RECENT:]],
+    }
+
+
+def _version(home: Home, mlflow: MlflowClient, model: RegisteredModel, alias: str) -> dict[str, Any] | None:
+    """The version an alias points to, with what the gate said of it."""
+    number = str(model.aliases.get(alias, ""))
+    found = patiently(lambda: find_version(mlflow, model.name, number), home) if number else None
+    return {"version": found.version, "gate": found.gate} if found else None
 
 
 def _store(home: Home) -> dict[str, dict[str, int]]:
@@ -73,34 +110,77 @@ def _store(home: Home) -> dict[str, dict[str, int]]:
     return {stage: {"artifacts": artifacts, "bytes": size} for stage, (artifacts, size) in usage.items()}
 
 
-def _version(number: object) -> str | None:
-    return None if number is None else str(number)
+def _move(line: Line) -> dict[str, Any]:
+    names = ("at", "event", "to", "before", "by", "reason", "rolls_back")
+    return {name: line.get(name) for name in names} | {"what": _what(line)}
 
 
-def _move(line: dict[str, Any]) -> dict[str, Any]:
-    return {name: line[name] for name in ("at", "event", "to", "before", "by", "reason")}
+def _what(line: Line) -> str:
+    """A line's event, in words for people."""
+    match line["event"]:
+        case "confirmed":
+            return "rolled back" if line.get("rolls_back") else "promoted"
+        case "by hand":
+            return "moved in MLflow"
+        case "elsewhere":
+            return "rolled back in another home" if line.get("rolls_back") else "promoted in another home"
+        case "undone":
+            return "cut short, not made"
+        case event:
+            return str(event)
 
 
 def _print(found: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
 
-    say = Console(highlight=False).print
-    say(f"[bold]{found['home']}[/]  [dim]MLflow {found['mlflow']}[/]")
+    console = Console(highlight=False)
+    say = console.print
+    say(f"[bold]{escape(found['home'])}[/]  [dim]MLflow {escape(found['mlflow'])}[/]")
     for title, runs in (("running", found["running"]), ("closed now: its process had died", found["swept"])):
         for run in runs:
             say(f"  {title}: {run['recipe']}, since {run['started']}, process {run['pid']} [dim]({run['run_id']})[/]")
     if not found["running"]:
         say("  nothing is running")
-    for model in found["models"]:
-        serving = f"version {model['champion']} serves" if model["champion"] else "nothing serves"
-        waiting = f", version {model['challenger']} waits as challenger" if model["challenger"] else ""
-        say(f"  [bold]{model['name']}[/]: {serving}{waiting}")
-        _print_history(say, model["history"])
     kept = found["store"].values()
     say(f"  store: {sum(s['artifacts'] for s in kept):,} artifacts, {sum(s['bytes'] for s in kept) / 2**30:.2f} GiB")
+    for model in found["models"]:
+        _print_model(console, model)
 
 
-def _print_history(say: Any, moves: Sequence[dict[str, Any]]) -> None:
-    for move in moves:
+def _print_model(console: Console, model: dict[str, Any]) -> None:
+    """Who serves and who waits, then the latest moves; names and reasons are shown as they are."""
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    console.print()
+    console.print(Text(model["name"], style="bold"))
+    console.print(Text(f"  champion    {_champion(model['champion'])}"))
+    if model["challenger"]:
+        waiting = f"version {model['challenger']['version']} waits; {_gate(model['challenger']['gate'])}"
+        console.print(Text(f"  challenger  {waiting}"))
+    moves = Table.grid(padding=(0, 2))
+    for move in model["history"]:
         change = f"{move['before'] or 'none'} → {move['to'] or 'none'}"
-        say(f"      [dim]{move['at']}  {change}  {move['event']}, by {move['by']}: {move['reason']}[/]")
+        why = f"by {move['by']}: {move['reason']}"
+        moves.add_row(*(Text(cell) for cell in (_minute(move["at"]), change, move["what"], why)), style="dim")
+    if model["history"]:
+        console.print(Padding(moves, (0, 0, 0, 2)))
+
+
+def _champion(champion: dict[str, Any] | None) -> str:
+    if champion is None:
+        return "nothing serves"
+    since = f", since {_minute(champion['since'])}" if "since" in champion else ""
+    warning = "" if champion["gate"] == "promote" else f"; {_gate(champion['gate'])}"
+    return f"version {champion['version']} serves{since}{warning}"
+
+
+def _gate(decision: str | None) -> str:
+    return GATE.get(decision, f"the gate says {decision}")
+
+
+def _minute(at: str) -> str:
+    """A time of the journal in the local zone, to the minute."""
+    return datetime.fromisoformat(at).astimezone().strftime("%Y-%m-%d %H:%M")

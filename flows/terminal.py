@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -14,8 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from schemas.records import Artifact, ModelVersion, Outcome, Summary, Verdict
+from schemas.records import Artifact, Check, CheckOutcome, Decision, ModelVersion, Outcome, Summary, Verdict
+from tasks.child import children
+from tasks.context import Observer
+from tasks.home import Home
 
+Metrics = Mapping[str, float]
+"""Name → value; `<name>_low` and `<name>_high` are the ends of its interval."""
 ROOMS = ("flows", "tasks")
 PLAIN_EVERY = 0.1
 """Share of the training between two lines where the output is not a terminal."""
@@ -99,6 +104,23 @@ class Display:
             self.say(f"    train: step {event['step']} of {event['steps']}{speed}")
 
 
+class StageLines(Observer):
+    """Shows the stages of what is not a pipeline run: a dry run, an evaluation."""
+
+    def __init__(self, home: Home, display: Display) -> None:
+        self._home = home
+        self._display = display
+
+    def computing(self, stage: str) -> None:
+        """Start the child early."""
+        children.warm(self._home.logs)
+        self._display.computing(stage)
+
+    def finished(self, outcome: Outcome) -> None:
+        """A stage ended well."""
+        self._display.finished(outcome)
+
+
 display: ContextVar[Display | None] = ContextVar("display", default=None)
 """Set by a command that has a terminal."""
 
@@ -121,13 +143,28 @@ GISTS: dict[str, Callable[[dict[str, Any]], str]] = {
 """Stage → its summary in a few words."""
 
 
+VERDICTS: dict[Decision, tuple[str, str]] = {
+    "promote": ("gate passed", "bold green"),
+    "challenger": ("waits as challenger: not shown to be better", "bold yellow"),
+    "undecidable": ("undecidable: too few test rows", "bold yellow"),
+    "reject": ("gate failed", "bold red"),
+}
+"""Verdict → a few words, and their style."""
+MARKS: dict[CheckOutcome, tuple[str, str]] = {
+    "passed": ("✓ ", "green"),
+    "failed": ("✗ ", "red"),
+    "undecidable": ("? ", "yellow"),
+    "not better": ("~ ", "yellow"),
+}
+
+
 def _gist(outcome: Outcome) -> str:
     match outcome:
         case Artifact() if outcome.stage in GISTS:
             return GISTS[outcome.stage](outcome.summary)
         case Verdict():
-            failed = [check.name for check in outcome.checks if not check.passed]
-            return f"failed: {', '.join(failed)}" if failed else "passed"
+            others = [check.name for check in outcome.checks if not check.passed]
+            return f"{outcome.decision}: {', '.join(others)}" if others else outcome.decision
         case ModelVersion():
             return f"{outcome.name} version {outcome.version} {' '.join(outcome.aliases)}"
     return ""
@@ -138,47 +175,56 @@ def print_summary(summary: Summary) -> None:
     console = Console(highlight=False)
     console.print()
     console.print(Padding(Group(*_headline(summary)), (0, 2)))
-    console.print(Padding(_metrics_table(summary), (1, 2, 0, 2)))
-    console.print(Padding(_gate_table(summary), (1, 2, 0, 2)))
+    console.print(Padding(_metrics_table(summary.metrics, summary.baselines, summary.metric), (1, 2, 0, 2)))
+    console.print(Padding(_gate_table(summary.gate.checks), (1, 2, 0, 2)))
     console.print(Padding(Group(*_footer(summary)), (1, 2)))
+
+
+def print_metrics(metrics: Metrics, baselines: Mapping[str, Metrics], decides: str) -> None:
+    """The metrics with their intervals, beside the baselines'."""
+    Console(highlight=False).print(Padding(_metrics_table(metrics, baselines, decides), (1, 2, 0, 2)))
+
+
+def print_checks(checks: Sequence[Check]) -> None:
+    """What a gate asked, and what it found."""
+    Console(highlight=False).print(Padding(_gate_table(checks), (1, 2)))
 
 
 def _headline(summary: Summary) -> list[Text]:
     model = summary.model
-    passed = summary.gate.passed
+    word, style = VERDICTS[summary.gate.decision]
     aliases = f" ({', '.join(model.aliases)})" if model.aliases else ""
     known = ", registered by an earlier run" if model.cached else ""
     return [
         Text.assemble(
             (f"{model.name} version {model.version}{aliases}", "bold"),
-            ("  gate passed" if passed else "  gate failed", "bold green" if passed else "bold red"),
+            (f"  {word}", style),
             (known, "dim"),
         )
     ]
 
 
-def _metrics_table(summary: Summary) -> Table:
+def _metrics_table(metrics: Metrics, baselines: Mapping[str, Metrics], decides: str) -> Table:
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
     table.add_column("test metric")
     table.add_column("model", justify="right")
-    for name in summary.baselines:
+    for name in baselines:
         table.add_column(name, justify="right", style="dim")
-    names = [n for n in summary.metrics if f"{n}_low" in summary.metrics]
-    for name in sorted(names, key=lambda n: n != summary.metric):
-        point, low, high = (summary.metrics[key] for key in (name, f"{name}_low", f"{name}_high"))
+    names = [n for n in metrics if f"{n}_low" in metrics]
+    for name in sorted(names, key=lambda n: n != decides):
+        point, low, high = (metrics[key] for key in (name, f"{name}_low", f"{name}_high"))
         value = f"{point:.3f}  [{low:.3f}, {high:.3f}]"
-        others = [f"{scores[name]:.3f}" if name in scores else "" for scores in summary.baselines.values()]
-        table.add_row(name, Text(value, style="bold" if name == summary.metric else ""), *others)
+        others = [f"{scores[name]:.3f}" if name in scores else "" for scores in baselines.values()]
+        table.add_row(name, Text(value, style="bold" if name == decides else ""), *others)
     return table
 
 
-def _gate_table(summary: Summary) -> Table:
+def _gate_table(checks: Sequence[Check]) -> Table:
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
     for column in ("gate", "rule", "found"):
         table.add_column(column)
-    for check in summary.gate.checks:
-        mark = Text("✓ ", "green") if check.passed else Text("✗ ", "red")
-        table.add_row(Text.assemble(mark, check.name), check.rule, check.found)
+    for check in checks:
+        table.add_row(Text.assemble(Text(*MARKS[check.outcome]), check.name), check.rule, check.found)
     return table
 
 

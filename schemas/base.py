@@ -49,10 +49,12 @@ class TaskSection(Section):
     """What a task family asks of a recipe's `task`. A family's own section derives from it.
 
     Attributes:
-        metrics: Names the family can compute, all better when higher; the first is the default.
+        metrics: Names the family can compare two models by, all better when higher; the first is the default.
+        measures: Further names the gate can bound, higher or lower being better.
     """
 
     metrics: ClassVar[tuple[str, ...]]
+    measures: ClassVar[tuple[str, ...]] = ()
     family: str
 
     def columns(self) -> dict[str, str]:

@@ -165,12 +165,27 @@ class TimeSplit(_AnySplit):
 Split = Annotated[HashSplit | OfficialSplit | TimeSplit, Field(discriminator="kind"), PlainUnion("kind")]
 
 
+SPECIAL_TOKENS = 2
+"""Those that most encoders put around a text; tokenizing counts the base model's own."""
+
+
 class Tokenize(Section):
     """Text to tokens."""
 
     max_seq_length: Annotated[int, Field(ge=8, le=1_048_576)] = 128
     """Longest sequence in tokens, special tokens counted."""
-    overlong: Literal["truncate", "drop", "raise"] = "truncate"
-    """What becomes of a longer text: its end is cut off, the row is set aside, or the run stops."""
+    overlong: Literal["truncate", "window", "drop", "raise"] = "truncate"
+    """What becomes of a longer text: its end is cut off, it becomes windows, the row is set aside, or the run stops."""
+    stride: Count = 32
+    """Tokens that neighbouring windows of a text share; fewer than a window has room for beside the special tokens."""
     max_truncated: Share = 0.02
-    """Share of the rows that may be overlong before the run stops."""
+    """Share of the rows that may be cut or set aside before the run stops."""
+
+    @model_validator(mode="after")
+    def _windows_get_on(self) -> Self:
+        room = self.max_seq_length - SPECIAL_TOKENS
+        if self.overlong == "window" and self.stride >= room:
+            raise ValueError(
+                f"stride ({self.stride}) must be less than {room}: max_seq_length less {SPECIAL_TOKENS} special tokens"
+            )
+        return self

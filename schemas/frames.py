@@ -16,6 +16,8 @@ import polars as pl
 META = r"^meta\..+$"
 """Columns that `collect.keep` names."""
 META_PREFIX = "meta."
+SUM_TOLERANCE = 1e-3
+"""How far probabilities may be from adding up to 1: rounding of thousands of float32 labels, not a mistake."""
 
 
 class RawRows(pa.DataFrameModel):
@@ -56,8 +58,38 @@ class Predictions(pa.DataFrameModel):
 
     @classmethod
     def to_schema(cls) -> pa.DataFrameSchema:
-        """`truth` and `prediction` are a label, a number or a text, as the family has it: any type, no nulls."""
-        return super().to_schema().add_columns({"truth": pa.Column(), "prediction": pa.Column()})
+        """`truth` and `prediction` are a label, a number or a text, as the family has it: any type, no nulls.
+
+        `probabilities`, where there are any, are lists of one length, and each adds up to 1.
+        """
+        distribution = pa.Check(
+            _are_distributions, name="distribution", error="as many probabilities as in the first row, adding up to 1"
+        )
+        return (
+            super()
+            .to_schema()
+            .add_columns(
+                {
+                    "truth": pa.Column(),
+                    "prediction": pa.Column(),
+                    "probabilities": pa.Column(checks=distribution, required=False),
+                }
+            )
+        )
+
+
+def _are_distributions(data: pa.PolarsData) -> pl.LazyFrame:
+    """Whether each list has as many values as the first of its frame, all of them 0 to 1, adding up to 1."""
+    values = pl.col(data.key)
+    length = values.list.len()
+    return data.lazyframe.select(
+        (length > 0)
+        & (length == length.first())
+        & (values.list.drop_nulls().list.len() == length)
+        & (values.list.min() >= 0)
+        & (values.list.max() <= 1)
+        & ((values.list.sum() - 1).abs() <= SUM_TOLERANCE)
+    )
 
 
 def raw_rows(roles: Iterable[str]) -> pa.DataFrameSchema:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from schemas.base import FamilyUnion, ModelLocation, PlainUnion, Section, TaskSection
-from schemas.data import Clean, Collect, HashSplit, OpenShare, PositiveInt, Split, Tokenize
+from schemas.data import Clean, Collect, HashSplit, OpenShare, PositiveInt, Share, Split, Tokenize
 
 Stage = Literal["collect", "clean", "split", "tokenize", "train", "evaluate", "gate", "register"]
 STAGES: tuple[Stage, ...] = ("collect", "clean", "split", "tokenize", "train", "evaluate", "gate", "register")
@@ -95,24 +95,59 @@ class Train(Section):
     """Seed of the new head, the order of the rows and dropout."""
 
 
+class Slices(Section):
+    """Parts of the test rows that are measured on their own: by label, length, source, time, language and columns."""
+
+    columns: tuple[str, ...] = ()
+    """Columns named by `collect.keep` whose values part the rows."""
+    languages: bool = False
+    """Also by language. Needs the extra `language`."""
+    weak: bool = True
+    """Search validation for parts on which the model is weak, and measure on the test what was found."""
+    min_rows: Annotated[int, Field(ge=5)] = 30
+    """Fewest test rows of a slice; a smaller one is not measured."""
+
+
 class Evaluate(Section):
     """How the model is measured."""
 
     metric: str | None = None
     """The metric that picks the best checkpoint and that the gate compares; default: the task family's first."""
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
-    """Of every interval and paired test."""
+    """Of every interval and test."""
     bootstrap_resamples: Annotated[int, Field(ge=200, le=1_000_000)] = 5_000
     """Resamples of the test rows behind every interval."""
+    calibrate: bool = True
+    """Temperature scaling: probabilities are made to mean what they say, by one number fitted on validation."""
+    abstain_precision: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of right answers wanted where the model answers; it abstains below the threshold found on validation."""
+    slices: Slices = Slices()
+    """Parts of the test rows that are measured on their own."""
+
+    @model_validator(mode="after")
+    def _abstains_by_calibrated_probabilities(self) -> Self:
+        if self.abstain_precision is not None and not self.calibrate:
+            raise ValueError("abstain_precision needs calibrate: true")
+        return self
 
 
 class Threshold(Section):
     """A test metric and its bound."""
 
     metric: str
-    """Name of the metric."""
-    at_least: float
+    """Name of the metric; `f1/<label>` and the like for one label."""
+    at_least: float | None = None
     """Least value that passes."""
+    at_most: float | None = None
+    """Largest value that passes: for ece, brier and log_loss, which are better when lower."""
+    slice: str | None = None
+    """Only on the test rows of this slice, named as in the report: `label=negative`; default: on all."""
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Self:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError(f"the bound of {self.metric} must be at_least or at_most")
+        return self
 
 
 class Gate(Section):
@@ -126,6 +161,31 @@ class Gate(Section):
     """Against the serving model on rows neither was trained on: gain above zero, or loss within the margin."""
     champion_margin: Annotated[float, Field(ge=0, lt=1)] = 0.01
     """Loss of the metric that still counts as not worse."""
+    slice_floor: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Least share of right answers on any slice; one that is surely below fails, however many slices there are."""
+    slice_margin: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Loss of right answers against the champion on any slice that still counts as not worse."""
+    max_latency_ms: Annotated[float, Field(gt=0)] | None = None
+    """Milliseconds that 95 of 100 single requests may take on the evaluating machine."""
+    min_rows_per_second: Annotated[float, Field(gt=0)] | None = None
+    """Rows a second in batches of 32 on the evaluating machine."""
+    max_size_mb: Annotated[float, Field(gt=0)] | None = None
+    """Megabytes of the model's files."""
+    max_quarantined: Share | None = None
+    """Share of the collected rows that cleaning and the split may have set aside."""
+    max_truncated: Share | None = None
+    """Share of the test rows that may have been cut."""
+    max_label_shift: Share | None = None
+    """Difference of a label's share between test and training rows."""
+
+
+class Environment(Section):
+    """A stage of roll-out behind the first: a registered model of its own, to which passing versions are copied."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")]
+    """Such as staging or prod; its registered model is `<model>-<name>`."""
+    gate: Gate = Gate()
+    """What a version must show, against the champion of this environment, to serve in it."""
 
 
 class Registry(Section):
@@ -135,6 +195,8 @@ class Registry(Section):
     """Registered model in MLflow; default: the recipe's name."""
     promote: Literal["auto", "manual"] = "manual"
     """Auto: a model that passes the gate becomes champion at once; manual: it waits as challenger."""
+    environments: tuple[Environment, ...] = ()
+    """Where a version goes from here, in order; `hone promote NAME --to staging` takes it there."""
     intended_use: str = ""
     """One sentence for the model card."""
 
@@ -171,12 +233,27 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _metrics_known(self) -> Self:
-        wanted = {"evaluate.metric": self.metric}
-        wanted |= {f"gate.thresholds.{i}.metric": t.metric for i, t in enumerate(self.gate.thresholds)}
-        unknown = {key: metric for key, metric in wanted.items() if metric not in self.task.metrics}
+        bounded = (*self.task.metrics, *self.task.measures)
+        wanted = {"evaluate.metric": (self.metric, self.task.metrics)}
+        gates = {"gate": self.gate}
+        gates |= {f"registry.environments.{e.name}.gate": e.gate for e in self.registry.environments}
+        for key, gate in gates.items():
+            for place, threshold in enumerate(gate.thresholds):
+                wanted[f"{key}.thresholds.{place}.metric"] = threshold.metric.partition("/")[0], bounded
+        unknown = [
+            f"{key} is {metric!r}: {self.task.family} has {', '.join(known)}"
+            for key, (metric, known) in wanted.items()
+            if metric not in known
+        ]
         if unknown:
-            named = "; ".join(f"{key} is {metric!r}" for key, metric in unknown.items())
-            raise ValueError(f"{named}: {self.task.family} has {', '.join(self.task.metrics)}")
+            raise ValueError("; ".join(unknown))
+        return self
+
+    @model_validator(mode="after")
+    def _slice_columns_kept(self) -> Self:
+        missing = [column for column in self.evaluate.slices.columns if column not in self.collect.keep]
+        if missing:
+            raise ValueError(f"evaluate.slices.columns names {', '.join(missing)}, which collect.keep does not")
         return self
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field
 
 SMALLEST_MICRO_BATCH_TOKENS = 64
 """Below this a micro-batch is not halved again."""
@@ -54,6 +54,22 @@ class Interval(Record):
     high: float
 
 
+class Paired(Record):
+    """One model against another on the same rows.
+
+    Attributes:
+        gain: Metric of the one less that of the other, with its paired bootstrap interval.
+        se: Standard error of the gain.
+        p: Two-sided chance to find this much difference between models that are equally good.
+        test: Name of the test behind `p`.
+    """
+
+    gain: Interval
+    se: float
+    p: float
+    test: str
+
+
 class Plan(Record):
     """What training will do on this machine, decided before step one and then frozen.
 
@@ -87,33 +103,73 @@ class Plan(Record):
         return self.model_copy(update={"micro_batch_tokens": smaller, "reasons": reasons})
 
 
+class SliceScore(Record):
+    """A part of the test rows, and what the model is worth on it.
+
+    Attributes:
+        name: Such as `label=negative`, `length=longest quarter`, `length > 25 and has_url`.
+        kind: What parts the rows: `label`, `length`, `source`, `time`, `language`, `column`, `weak`.
+        value: Mean row score: share of right answers for classification; with its interval in low and high.
+        p_weaker: Chance to find it this much worse than the other rows when it is not, adjusted for all slices (Holm).
+    """
+
+    name: str
+    kind: str
+    rows: int
+    value: float
+    low: float
+    high: float
+    p_weaker: float
+
+
+CheckOutcome = Literal["passed", "failed", "undecidable", "not better"]
+Decision = Literal["promote", "challenger", "reject", "undecidable"]
+
+
 class Check(Record):
     """One named check of the gate.
 
     Attributes:
-        name: `threshold:accuracy`, `baseline:macro_f1`, `champion:macro_f1`.
+        name: `threshold:accuracy`, `baseline:macro_f1`, `champion:macro_f1`, `slices:floor`, `budget:latency`.
         rule: What was asked, in words.
         found: What was found, in words.
+        rows_needed: Of an undecidable one: test rows in all that would decide it, as far as today's rows tell.
     """
 
     name: str
-    passed: bool
+    outcome: CheckOutcome
     rule: str
     found: str
+    rows_needed: int | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether it stands in nobody's way."""
+        return self.outcome == "passed"
 
 
 class Verdict(Outcome):
     """What the gate decided, and against which champion.
 
     Attributes:
+        decision: `promote`: every check passed. `challenger`: good, and not shown to be better than the champion, which
+            was asked. `undecidable`: nothing failed, but the test rows are too few. `reject`: a check failed.
         champion: Version that held the alias when the verdict was measured; none when nothing served.
         same_model: The champion is this very model.
+        rows_needed: Of an undecidable one: test rows that would decide.
     """
 
-    passed: bool
+    decision: Decision
     checks: tuple[Check, ...]
     champion: str | None
     same_model: bool = False
+    rows_needed: int | None = None
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic's way
+    @property
+    def passed(self) -> bool:
+        """Whether the model may serve."""
+        return self.decision == "promote"
 
 
 class ModelVersion(Outcome):

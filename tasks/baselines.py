@@ -67,9 +67,11 @@ def classification(split: Path, labels: Sequence[str], metric: str, out: Path) -
     Raises:
         DataError: The training rows have fewer than two labels.
     """
+    import numpy as np
+
     shares = _label_shares(split / "train.parquet", labels)
     majority = labels[max(range(len(labels)), key=shares.__getitem__)]
-    with_majority = ((batch, [shares] * batch.height) for batch in _test_rows(split))
+    with_majority = ((batch, np.tile(shares, (batch.height, 1))) for batch in _test_rows(split))
     _write(out / "majority.parquet", with_majority, labels)
 
     model, chosen = _fit_tfidf(split, labels, metric)
@@ -250,9 +252,8 @@ def _test_rows(split: Path) -> Iterator[pl.DataFrame]:
     return batches([split / "test.parquet"], ["id", "text", "label"], BATCH_ROWS)
 
 
-def _write(file: Path, predicted: Iterator[tuple[pl.DataFrame, Any]], labels: Sequence[str]) -> None:
+def _write(file: Path, predicted: Iterator[tuple[pl.DataFrame, np.ndarray[Any, Any]]], labels: Sequence[str]) -> None:
     """Write batches of rows, each with its probabilities `[rows, labels]`; the most probable label is predicted."""
-    import numpy as np
     import polars as pl
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -262,13 +263,12 @@ def _write(file: Path, predicted: Iterator[tuple[pl.DataFrame, Any]], labels: Se
     )
     with pq.ParquetWriter(file, schema) as writer:
         for rows, probabilities in predicted:
-            spread = np.asarray(probabilities)
             frame = pl.DataFrame(
                 {
                     "id": rows["id"],
                     "truth": rows["label"],
-                    "prediction": [labels[i] for i in spread.argmax(1)],
-                    "probabilities": spread.tolist(),
+                    "prediction": [labels[i] for i in probabilities.argmax(1)],
+                    "probabilities": pl.Series(probabilities).arr.to_list(),
                 }
             )
             writer.write_table(frame.to_arrow().cast(schema))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ Ints = np.ndarray[Any, np.dtype[np.integer[Any]]]
 class TokenTable:
     """The rows of one `.arrow` file, memory-mapped: nothing is read until a batch needs it.
 
+    Rows of one id, one after the other, are the windows of one text.
+
     Args:
         path: Arrow stream file with columns `id`, `input_ids`, `length`, `labels`.
         pad_token_id: Fills `input_ids` behind the end of a row.
@@ -36,7 +39,7 @@ class TokenTable:
 
         table = Dataset.from_file(str(path)).data.table
         chunks = table.column("input_ids").chunks
-        self._first_rows = np.cumsum([0, *(len(chunk) for chunk in chunks)])
+        self._chunk_starts = np.cumsum([0, *(len(chunk) for chunk in chunks)])
         self._chunks = [(chunk.offsets.to_numpy(), chunk.values.to_numpy()) for chunk in chunks]
         self.ids = table.column("id")
         self.lengths: Ints = table.column("length").to_numpy()
@@ -47,11 +50,21 @@ class TokenTable:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @cached_property
+    def text_starts(self) -> Ints:
+        """First row of each text, `[texts]`."""
+        from pyarrow import compute
+
+        if len(self) == 0:
+            return np.empty(0, np.int64)
+        others = compute.not_equal(self.ids.slice(1), self.ids.slice(0, len(self) - 1)).to_numpy()
+        return np.flatnonzero(np.append(True, others))
+
     def row(self, index: int) -> Ints:
         """Token ids of one row, without a copy."""
-        chunk = int(np.searchsorted(self._first_rows, index, side="right")) - 1
+        chunk = int(np.searchsorted(self._chunk_starts, index, side="right")) - 1
         offsets, values = self._chunks[chunk]
-        within = index - self._first_rows[chunk]
+        within = index - self._chunk_starts[chunk]
         tokens: Ints = values[offsets[within] : offsets[within + 1]]
         return tokens
 

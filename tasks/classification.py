@@ -1,37 +1,41 @@
-"""Measures of single-label classification: point values, bootstrap intervals, paired gain of one model over another.
+"""Measures of single-label classification: point values, bootstrap intervals, paired tests of two models.
 
-Everything is computed from counts of (truth, prediction) cells. Drawing rows with replacement draws those counts from a
-multinomial distribution over the cells, so a resample costs as many numbers as there are non-empty cells, not rows.
+What predictions are worth is computed from counts of (truth, prediction) cells, see `tasks.bootstrap`; what the
+probabilities are worth, in `tasks.probabilities`.
 
-Does not cover calibration, nor rows with several labels.
+Does not cover rows with several labels.
 
 References:
-    B. Efron, R. Tibshirani (1993), An Introduction to the Bootstrap, chapter 13 (percentile intervals).
     J. Gorodkin (2004), Comparing two K-category assignments by a K-category correlation coefficient (MCC).
     Q. McNemar (1947), Note on the sampling error of the difference between correlated proportions.
+    B. Phipson, G. Smyth (2010), Permutation P-values Should Never Be Zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from schemas.errors import DataError, Problem
-from schemas.records import Interval
+from schemas.records import Interval, Paired
+from tasks import probabilities
+from tasks.bootstrap import interval, percentiles, resampled
 
 if TYPE_CHECKING:
     import polars as pl
 
-    Floats = np.ndarray[Any, np.dtype[np.float64]]
-    Ints = np.ndarray[Any, np.dtype[np.int64]]
+    from tasks.bootstrap import Floats, Ints
+    from tasks.probabilities import Codes
 
-AGGREGATES = ("accuracy", "macro_f1", "micro_f1", "precision", "recall", "mcc")
+AGGREGATES = (
+    "accuracy", "macro_f1", "micro_f1", "precision", "recall", "mcc", "balanced_accuracy", "weighted_f1",
+)  # fmt: skip
 PER_CLASS = ("f1", "precision", "recall", "support")
-CHUNK = 4_000_000
-"""Most cell counts held at once while resampling: 32 MB."""
+SHARES = ("accuracy", "micro_f1")
+"""Metrics that are the share of right answers: McNemar's test fits them."""
 
 
 @dataclass(frozen=True)
@@ -56,25 +60,66 @@ def confusion(predictions: pl.DataFrame, labels: Sequence[str]) -> Ints:
         DataError: A truth or a prediction is none of the labels.
     """
     size = len(labels)
-    cells = _indices(predictions, "truth", labels) * size + _indices(predictions, "prediction", labels)
+    cells = codes(predictions, "truth", labels) * size + codes(predictions, "prediction", labels)
     return np.bincount(cells, minlength=size * size).reshape(size, size)
+
+
+def codes(predictions: pl.DataFrame, column: str, labels: Sequence[str], others: str | None = None) -> Codes:
+    """Index of each row's label in `labels`, int32; that of a value that `others` stands for is the next one.
+
+    Raises:
+        DataError: A value is none of the labels, and `others` is not given.
+    """
+    import polars as pl
+
+    places = {label: i for i, label in enumerate(labels)}
+    found = predictions[column].replace_strict(places, default=None, return_dtype=pl.Int32)
+    if others is not None:
+        found = found.fill_null(len(labels))
+    if found.null_count():
+        unknown = predictions[column].filter(found.is_null())[0]
+        raise DataError(
+            Problem(
+                column, unknown, f"is none of the labels {', '.join(labels)}", "predict and score with the same labels"
+            )
+        )
+    return found.to_numpy()
+
+
+def forecast(predictions: pl.DataFrame, labels: Sequence[str]) -> probabilities.Forecast | None:
+    """The probabilities and what came true, as arrays; none where there are no probabilities or no rows.
+
+    Raises:
+        DataError: A truth is none of the labels, or a row has another number of probabilities.
+    """
+    if "probabilities" not in predictions.columns or predictions.is_empty():
+        return None
+    return probabilities.Forecast(
+        truth=codes(predictions, "truth", labels),
+        right=(predictions["truth"] == predictions["prediction"]).to_numpy(),
+        probabilities=probabilities.matrix(predictions, len(labels)),
+    )
 
 
 def score(predictions: pl.DataFrame, labels: Sequence[str]) -> dict[str, float]:
     """Every metric on these rows.
 
-    Averages over classes are over all `labels`; a ratio whose denominator is zero counts as zero.
+    Averages over classes are over all `labels`; a ratio whose denominator is zero counts as zero. Balanced accuracy is
+    the mean recall of the labels that some row has; weighted F1 weighs each label by its rows.
 
     Args:
-        predictions: Columns truth and prediction.
-        labels: All labels.
+        predictions: Columns truth and prediction, and probabilities where they are known.
+        labels: All labels, in the order of the probabilities.
 
     Returns:
-        `AGGREGATES`, and for each label `f1/<label>`, `precision/<label>`, `recall/<label>`, `support/<label>`.
+        `AGGREGATES`, for each label `f1/<label>`, `precision/<label>`, `recall/<label>`, `support/<label>`, and, where
+        probabilities are known, `tasks.probabilities.score`.
     """
     counts = confusion(predictions, labels).astype(np.float64)
     margins = _Margins(np.diag(counts)[None], counts.sum(1)[None], counts.sum(0)[None])
-    return dict(zip(metric_names(labels), _metrics(margins)[0].tolist(), strict=True))
+    points = dict(zip(metric_names(labels), _metrics(margins, len(labels))[0].tolist(), strict=True))
+    found = forecast(predictions, labels)
+    return points if found is None else points | probabilities.score(found)
 
 
 def intervals(
@@ -83,25 +128,30 @@ def intervals(
     """Every metric with its percentile bootstrap interval over rows.
 
     Args:
-        predictions: Columns truth and prediction.
-        labels: All labels.
-        resamples: Resamples of the rows; memory grows with resamples times metrics, not with rows.
+        predictions: Columns truth and prediction, and probabilities where they are known.
+        labels: All labels, in the order of the probabilities.
+        resamples: Resamples of the rows; memory grows with resamples times metrics, not with resamples times rows.
         confidence: Share of the resampled values between low and high.
         seed: Same seed, same interval, whatever the order of the rows.
     """
-    points = score(predictions, labels)
+    size = len(labels)
     (truth, predicted), counts = _cells(predictions, ("truth", "prediction"), labels)
+    points = _metrics(_margins(counts[None].astype(np.float64), truth, predicted, size), size)[0]
     drawn = np.concatenate(
-        [_metrics(_margins(stack, truth, predicted, len(labels))) for stack in _resampled(counts, resamples, seed)]
+        [_metrics(_margins(stack, truth, predicted, size), size) for stack in resampled(counts, resamples, seed)]
     )
-    low, high = _percentiles(drawn, confidence)
-    return {
-        name: Interval(value=value, low=float(low[i]), high=float(high[i]))
-        for i, (name, value) in enumerate(points.items())
+    low, high = percentiles(drawn, confidence)
+    by_name = {
+        name: Interval(value=float(points[i]), low=float(low[i]), high=float(high[i]))
+        for i, name in enumerate(metric_names(labels))
     }
+    found = forecast(predictions, labels)
+    if found is None:
+        return by_name
+    return by_name | probabilities.intervals(found, resamples=resamples, confidence=confidence, seed=seed)
 
 
-def gain(
+def paired_test(
     new: pl.DataFrame,
     old: pl.DataFrame,
     labels: Sequence[str],
@@ -110,50 +160,42 @@ def gain(
     resamples: int,
     confidence: float,
     seed: int,
-) -> Interval:
-    """Metric of `new` less that of `old` on the rows both have, with its paired percentile bootstrap interval.
+    others: str | None = None,
+) -> Paired:
+    """The gain of `new` over `old`, its standard error, and the p-value of the test that fits the metric.
+
+    Shares of right answers are tested by McNemar's exact test. For other metrics, p is twice the share of resampled
+    differences on the smaller side of zero, the measured one counted among them, so that it is never zero.
 
     Args:
         new: Columns id, truth and prediction.
         old: The same of the other model.
         labels: All labels.
         metric: One of `metric_names(labels)`.
-        resamples: Resamples of the common rows.
-        confidence: Share of the resampled differences between low and high.
+        resamples: Resamples of the rows both have.
+        confidence: Share of the resampled differences between low and high of the gain.
         seed: Same seed, same interval.
+        others: What a prediction outside `labels` is taken for, as a model makes them that knows other labels: a wrong
+            answer, and of no class that is averaged over. Default: it is an error.
 
     Raises:
-        DataError: No row in common, or the two disagree about what is true.
+        DataError: No row in common, the two disagree about what is true, or a label is unknown.
+        ValueError: `others` is one of the labels.
     """
     pairs = paired(new, old)
-    column = metric_names(labels).index(metric)
-    (truth, ours, theirs), counts = _cells(pairs, ("truth", "prediction", "prediction_old"), labels)
-
-    def difference(stack: Floats) -> Floats:
-        better, worse = (_metrics(_margins(stack, truth, side, len(labels)))[:, column] for side in (ours, theirs))
-        return np.asarray(better - worse)
-
-    low, high = _percentiles(
-        np.concatenate([difference(stack) for stack in _resampled(counts, resamples, seed)]), confidence
-    )
-    return Interval(value=float(difference(counts[None].astype(np.float64))[0]), low=float(low), high=float(high))
+    value, drawn = _differences(pairs, labels, metric, others, resamples=resamples, seed=seed)
+    if metric in SHARES:
+        p, test = mcnemar(pairs), "exact McNemar"
+    else:
+        beyond = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+        p, test = min(1.0, 2 * (beyond + 1) / (resamples + 1)), "paired bootstrap"
+    return Paired(gain=interval(value, drawn, confidence), se=float(drawn.std(ddof=1)), p=p, test=test)
 
 
-def mcnemar(new: pl.DataFrame, old: pl.DataFrame) -> float:
-    """Exact two-sided McNemar test of two models that are right equally often, on the rows both have.
-
-    Right means that the prediction equals the truth, whatever the task.
-
-    Args:
-        new: Columns id, truth and prediction.
-        old: The same of the other model.
-
-    Returns:
-        The p-value; 1 where the two are right and wrong on the same rows.
-    """
+def mcnemar(pairs: pl.DataFrame) -> float:
+    """P-value of the exact two-sided McNemar test: two models are right equally often. See `paired` for the rows."""
     from scipy.stats import binomtest
 
-    pairs = paired(new, old)
     right = (pairs["prediction"] == pairs["truth"]).to_numpy()
     old_right = (pairs["prediction_old"] == pairs["truth"]).to_numpy()
     gained, lost = int((right & ~old_right).sum()), int((old_right & ~right).sum())
@@ -185,63 +227,48 @@ def paired(new: pl.DataFrame, old: pl.DataFrame) -> pl.DataFrame:
 
 
 def metric_names(labels: Sequence[str]) -> list[str]:
-    """Names of all metrics, in the order in which they are computed."""
+    """Names of the metrics that two models are compared by, in the order in which they are computed."""
     return [*AGGREGATES, *(f"{kind}/{label}" for kind in PER_CLASS for label in labels)]
 
 
-def _metrics(margins: _Margins) -> Floats:
-    """The one place where a metric is defined: `[resamples, metrics]`, in the order of `metric_names`."""
+def _metrics(margins: _Margins, size: int) -> Floats:
+    """The one place where a metric is defined: `[resamples, metrics]`, in the order of `metric_names`.
+
+    Args:
+        margins: Of `size` labels, or of one more that stands for all others.
+        size: Labels that are averaged over.
+    """
     hits, truth, predicted = margins.hits, margins.truth, margins.predicted
     rows, right = truth.sum(1), hits.sum(1)
-    precision, recall = _ratio(hits, predicted), _ratio(hits, truth)
-    f1 = _ratio(2 * hits, truth + predicted)
     accuracy = _ratio(right, rows)
     covariance = right * rows - (truth * predicted).sum(1)
     spread = (rows**2 - (predicted**2).sum(1)) * (rows**2 - (truth**2).sum(1))
     mcc = _ratio(covariance, np.sqrt(spread))
+    hits, truth, predicted = hits[:, :size], truth[:, :size], predicted[:, :size]
+    precision, recall = _ratio(hits, predicted), _ratio(hits, truth)
+    f1 = _ratio(2 * hits, truth + predicted)
+    balanced, weighted = _ratio(recall.sum(1), (truth > 0).sum(1)), _ratio((f1 * truth).sum(1), rows)
     # Every row has one label and one prediction, so that false positives and false negatives are equally many overall
     # and micro-averaged F1 is accuracy.
-    aggregates = np.stack([accuracy, f1.mean(1), accuracy, precision.mean(1), recall.mean(1), mcc], axis=1)
-    return np.concatenate([aggregates, f1, precision, recall, truth], axis=1)
+    means = accuracy, f1.mean(1), accuracy, precision.mean(1), recall.mean(1), mcc, balanced, weighted
+    return np.concatenate([np.stack(means, axis=1), f1, precision, recall, truth], axis=1)
 
 
-def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+def _ratio(numerator: Floats, denominator: Floats | Ints) -> Floats:
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
 
 
-def _indices(predictions: pl.DataFrame, column: str, labels: Sequence[str]) -> Ints:
-    import polars as pl
-
-    places = {label: i for i, label in enumerate(labels)}
-    found = predictions[column].replace_strict(places, default=None, return_dtype=pl.Int64)
-    if found.null_count():
-        unknown = predictions[column].filter(found.is_null())[0]
-        raise DataError(
-            Problem(
-                column, unknown, f"is none of the labels {', '.join(labels)}", "predict and score with the same labels"
-            )
-        )
-    return found.to_numpy()
-
-
-def _cells(rows: pl.DataFrame, columns: Sequence[str], labels: Sequence[str]) -> tuple[tuple[Ints, ...], Ints]:
+def _cells(
+    rows: pl.DataFrame, columns: Sequence[str], labels: Sequence[str], others: str | None = None
+) -> tuple[tuple[Ints, ...], Ints]:
     """Non-empty cells, sorted: the label's index in each column, each `[cells]`, and how many rows a cell has."""
     if rows.is_empty():
         raise DataError(Problem("predictions", None, "there are no rows to measure", "give the split test rows"))
-    shape = (len(labels),) * len(columns)
-    codes = np.ravel_multi_index(tuple(_indices(rows, column, labels) for column in columns), shape)
-    cells, counts = np.unique(codes, return_counts=True)
+    shape = (len(labels) + (others is not None),) * len(columns)
+    # Only a prediction may be another label: what is true is known.
+    indices = [codes(rows, column, labels, None if column == "truth" else others) for column in columns]
+    cells, counts = np.unique(np.ravel_multi_index(tuple(indices), shape), return_counts=True)
     return np.unravel_index(cells, shape), counts
-
-
-def _resampled(counts: Ints, resamples: int, seed: int) -> Iterator[Floats]:
-    """Counts of resampled rows, `[chunk, cells]` at a time; the chunks' sizes do not change what is drawn."""
-    rng = np.random.default_rng(seed)
-    chunk = max(1, CHUNK // len(counts))
-    rows = int(counts.sum())
-    for start in range(0, resamples, chunk):
-        size = min(chunk, resamples - start)
-        yield rng.multinomial(rows, counts / rows, size=size).astype(np.float64)
 
 
 def _margins(stack: Floats, truth: Ints, predicted: Ints, size: int) -> _Margins:
@@ -250,6 +277,19 @@ def _margins(stack: Floats, truth: Ints, predicted: Ints, size: int) -> _Margins
     return _Margins(stack @ (of_truth * of_predicted), stack @ of_truth, stack @ of_predicted)
 
 
-def _percentiles(drawn: Floats, confidence: float) -> Floats:
-    tail = (1 - confidence) / 2
-    return np.quantile(drawn, [tail, 1 - tail], axis=0)
+def _differences(
+    pairs: pl.DataFrame, labels: Sequence[str], metric: str, others: str | None, *, resamples: int, seed: int
+) -> tuple[float, Floats]:
+    """Metric of the new model less that of the old one: on these rows, and on resampled ones, `[resamples]`."""
+    if others in labels:
+        raise ValueError(f"others is {others!r}, which is one of the labels")
+    size, column = len(labels), metric_names(labels).index(metric)
+    (truth, ours, theirs), counts = _cells(pairs, ("truth", "prediction", "prediction_old"), labels, others)
+
+    def difference(stack: Floats) -> Floats:
+        margins = (_margins(stack, truth, side, size + (others is not None)) for side in (ours, theirs))
+        better, worse = (_metrics(of_side, size)[:, column] for of_side in margins)
+        return better - worse
+
+    drawn = np.concatenate([difference(stack) for stack in resampled(counts, resamples, seed)])
+    return float(difference(counts[None].astype(np.float64))[0]), drawn

@@ -23,7 +23,8 @@ from tasks.context import Context
 from tasks.families import MEASURING, Family, family_of
 from tasks.rows import Writer, batches, count, files
 from tasks.rules import expectations, language, redaction, several
-from tasks.rules.part import REASON, Counts, Losses, clean_file, clean_part, quarantine_schema
+from tasks.rules.part import REASON, Counts, Losses, clean_file, clean_part, quarantine_schema, text_rules
+from tasks.rules.personal_data import Redactor, redact
 from tasks.stage import stage_task
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def clean_rows(
         **family.describe(task, pl.scan_parquet(files(out / "rows"))),
         "text_column": family.text_columns[0],
         "target_columns": list(family.target_columns),
+        "text_rules": text_rules(rules),
     }
     (out / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, indent=1))
     return {
@@ -214,10 +216,10 @@ def _judged(
     )
 
 
-def _redacted(raw: pl.Series, redactors: Mapping[str, redaction.Redactor]) -> pl.Series:
+def _redacted(raw: pl.Series, redactors: Mapping[str, Redactor]) -> pl.Series:
     """A line that is no row may hold what is hidden in rows."""
     for redactor in redactors.values():
-        raw = redaction.redact(raw, redactor)
+        raw = redact(raw, redactor)
     return raw
 
 

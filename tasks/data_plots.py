@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tasks.data_profile import edges
-from tasks.plots import FAINT, INK, LOSS_COLOUR, METRIC_COLOUR, _figure, _save, _shortened, _tidy
+from tasks.plots import FAINT, INK, LOSS_COLOUR, METRIC_COLOUR, new_figure, save, shortened, tidy
 
 MOST_BARS = 15
 OUTCOME_COLOURS = {"kept": METRIC_COLOUR, "quarantined": "#d98324", "leaked": INK}
@@ -21,21 +21,21 @@ def outcomes(sources: Mapping[str, Mapping[str, int]], path: Path) -> Path:
         path: The PNG to write.
     """
     shown = sorted(sources.items(), key=lambda item: (-sum(item[1].values()), item[0]))[:MOST_BARS]
-    figure = _figure(7.2, 1.2 + 0.34 * len(shown))
+    figure = new_figure(7.2, 1.2 + 0.34 * len(shown))
     axes = figure.subplots()
     left = [0.0] * len(shown)
     for outcome, colour in OUTCOME_COLOURS.items():
         shares = [rows.get(outcome, 0) / max(1, sum(rows.values())) for _, rows in shown]
         axes.barh(range(len(shown)), shares, left=left, color=colour, height=0.7, label=outcome)
         left = [a + b for a, b in zip(left, shares, strict=True)]
-    names = [f"{_shortened(source)}  ({sum(rows.values()):,})" for source, rows in shown]
+    names = [f"{shortened(source)}  ({sum(rows.values()):,})" for source, rows in shown]
     axes.set_yticks(range(len(shown)), names)
     axes.invert_yaxis()
-    _tidy(axes, "rows by source")
+    tidy(axes, "rows by source")
     axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     axes.set_xlim(0, 1)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def labels(shares: Mapping[str, Mapping[str, float]], path: Path) -> Path:
@@ -47,20 +47,20 @@ def labels(shares: Mapping[str, Mapping[str, float]], path: Path) -> Path:
     """
     names = list(next(iter(shares.values())))
     names = sorted(names, key=lambda name: (-next(iter(shares.values()))[name], name))[:MOST_BARS]
-    figure = _figure(max(4.8, min(12.0, 1.2 * len(names) + 1)), 3.4)
+    figure = new_figure(max(4.8, min(12.0, 1.2 * len(names) + 1)), 3.4)
     axes = figure.subplots()
     width = 0.8 / len(shares)
     for place, (side, found) in enumerate(shares.items()):
         left = [i + (place - (len(shares) - 1) / 2) * width for i in range(len(names))]
         axes.bar(left, [found.get(name, 0) for name in names], width * 0.92, color=SIDE_COLOURS[side], label=side)
-    axes.set_xticks(range(len(names)), [_shortened(name) for name in names])
+    axes.set_xticks(range(len(names)), [shortened(name) for name in names])
     if len(names) > 6:
         for label in axes.get_xticklabels():
             label.set(rotation=45, ha="right", rotation_mode="anchor")
     axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-    _tidy(axes, "labels by side")
+    tidy(axes, "labels by side")
     axes.legend(frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def lengths(after: Sequence[int], before: Sequence[int] | None, path: Path) -> Path:
@@ -72,7 +72,7 @@ def lengths(after: Sequence[int], before: Sequence[int] | None, path: Path) -> P
         path: The PNG to write.
     """
     bounds, now = _coarse(after)
-    figure = _figure(7.2, 3.4)
+    figure = new_figure(7.2, 3.4)
     axes = figure.subplots()
     axes.stairs(now, bounds, fill=True, color=METRIC_COLOUR, alpha=0.85, label="this snapshot")
     if before is not None:
@@ -85,9 +85,9 @@ def lengths(after: Sequence[int], before: Sequence[int] | None, path: Path) -> P
     axes.xaxis.set_major_formatter(lambda chars, _: f"{chars:,.0f}")
     axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     axes.set_xlabel("characters")
-    _tidy(axes, "rows by length")
+    tidy(axes, "rows by length")
     axes.tick_params(axis="x", color=FAINT)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _coarse(counts: Sequence[int]) -> tuple[list[float], list[float]]:

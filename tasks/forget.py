@@ -27,7 +27,7 @@ from schemas.recipe import Recipe
 from tasks.collect import ID_BYTES
 from tasks.families import family_of
 from tasks.forgotten import likenesses, remember
-from tasks.held_out import known_by
+from tasks.held_out import among, known_by
 from tasks.home import Home
 from tasks.outbox import patiently
 from tasks.register import training_hashes_of
@@ -40,6 +40,8 @@ from tasks.tracking import client
 if TYPE_CHECKING:
     import polars as pl
     from mlflow import MlflowClient
+
+    from tasks.held_out import Hashes
 
 COPIES = {"cache/sources": 3, "cache/snapshots": 3, "cache/store": 4, "work": 2, "logs": 2, "journal/unsent": 3}
 """Folder of the home → how many parts of a path in it name what is removed as a whole."""
@@ -287,23 +289,22 @@ def _rows_in(values: pl.DataFrame, terms: Terms, id_column: str | None, text_col
 
 def _versions(home: Home, terms: Terms) -> Iterator[Registered]:
     """Registered versions that were trained on one of the texts."""
-    wanted = {known_by(text) for text in terms.texts}
+    wanted = known_by(terms.texts)
     mlflow = client(home)
-    for model in patiently(mlflow.search_registered_models, home) if wanted else ():
+    for model in patiently(mlflow.search_registered_models, home) if len(wanted) else ():
         for one in patiently(partial(mlflow.search_model_versions, f"name = '{model.name}'"), home):
             registered = patiently(partial(version_of, mlflow, one.name, str(one.version)), home)
-            if wanted & _learnt(home, registered):
+            if _learnt_one(home, registered, wanted):
                 yield registered
 
 
-def _learnt(home: Home, registered: Registered) -> frozenset[str]:
-    """Hashes of the training rows; none for a version that hone did not register."""
-    if registered.identity is None:
-        return frozenset()
+def _learnt_one(home: Home, registered: Registered, wanted: Hashes) -> bool:
+    """Whether a version was trained on one of the texts; of one that hone did not register nobody knows."""
     try:
-        return training_hashes_of(home, registered) or frozenset()
+        learnt = training_hashes_of(home, registered)
     except FileNotFoundError:
-        return frozenset()
+        return False
+    return learnt is not None and bool(among(wanted, learnt).any())
 
 
 def _runs(home: Home, recipe: Recipe, terms: Terms) -> tuple[dict[str, list[str]], tuple[str, ...]]:

@@ -1,210 +1,264 @@
-"""The gate: named checks that decide whether a model may serve.
+"""The gate: gathers what was measured and decides whether a model may serve.
 
-Deciding is a pure function of what was measured. Against the champion a model is measured on test rows that neither
-was trained on (`tasks.held_out`). Does not cover predicting with the champion (`tasks.champion`), nor promotion
-(`tasks.registry`).
+Deciding is `tasks.checks`. Against the champion a model is measured on test rows that neither was trained on
+(`tasks.held_out`), from predictions that the registered champion itself makes of the raw rows (`tasks.served`). Does
+not cover promotion (`tasks.registry`).
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from schemas.base import TaskSection
-from schemas.errors import ChildDied, DataError, Mistake
-from schemas.recipe import Evaluate, Gate, Threshold
-from schemas.records import Artifact, Check, Interval, Record, Verdict
-from tasks.champion import champion_artifact
+from schemas.errors import DataError, Fault, Mistake
+from schemas.recipe import Gate, Recipe
+from schemas.records import Artifact, Check, Decision, Interval, Paired, Verdict
+from tasks.candidates import Candidate, trained_candidate
+from tasks.checks import MIN_COMMON_ROWS, Comparison, Evidence, decide, judge
 from tasks.context import Context
-from tasks.families import Meta, family_of
-from tasks.held_out import common_rows, test_hashes, training_hashes
+from tasks.evaluate import bootstrap_options, read_meta, read_predictions
+from tasks.families import Family, Meta
+from tasks.held_out import common_rows, test_hashes
 from tasks.keys import stage_key
-from tasks.register import identity_of, training_hashes_of
+from tasks.markdown import plain
+from tasks.register import training_hashes_of
 from tasks.registry import Registered, champion
+from tasks.served import known_labels, served_predictions
+from tasks.slices import Slice, below_champion, below_floor, named
 from tasks.stage import stage_task
 
 if TYPE_CHECKING:
     import polars as pl
 
-MIN_COMMON_ROWS = 30
-"""Fewer rows than this decide nothing between two models."""
-SEED = 0
-"""Of the bootstrap, so that the same predictions always get the same verdict."""
+    from tasks.held_out import Hashes
 
 
-class Comparison(Record):
-    """A challenger measured against the champion on common ground.
-
-    Attributes:
-        version: The champion's, in the registry.
-        rows: Test rows compared.
-        excluded: Test rows left out, because one of the two was trained on them.
-        gain: Of the challenger over the champion; none when it could not be measured.
-        problem: Why the champion could not be measured, in words.
-        same_model: The champion is this very model.
-    """
-
-    version: str
-    rows: int = 0
-    excluded: int = 0
-    gain: Interval | None = None
-    problem: str | None = None
-    same_model: bool = False
-
-
-def judge(
-    gate: Gate, evaluate: Evaluate, metric: str, summary: Mapping[str, Any], champion: Comparison | None
-) -> tuple[Check, ...]:
-    """All checks of the gate, in the recipe's order; a model may serve when every one has passed.
+def assess(
+    context: Context, gate: Gate, candidate: Candidate, serving: Registered | None, rows: Rows
+) -> tuple[tuple[Check, ...], Comparison | None]:
+    """Every check of a gate for a candidate, and how it compares with who serves.
 
     Args:
+        context: The run's.
         gate: What is asked.
-        evaluate: The confidence of the intervals.
-        metric: The metric that decides.
-        summary: Of the evaluation; see `tasks.evaluate.evaluate_model`.
-        champion: The comparison with the serving model; none when nothing serves.
+        candidate: Who wants to serve.
+        serving: Who serves; none where nobody does.
+        rows: Today's rows.
     """
-    checks = [_threshold(threshold, summary["metrics"], evaluate) for threshold in gate.thresholds]
-    if gate.beat_baseline:
-        checks.append(_baseline(metric, summary, evaluate))
-    if gate.beat_champion != "ignore":
-        checks.append(_champion(gate, metric, champion, evaluate))
-    return tuple(checks)
+    comparison = None
+    if serving is not None and (gate.beat_champion != "ignore" or gate.slice_margin is not None):
+        comparison = common_ground(context, gate, candidate, serving, rows)
+    found = gather(context.recipe, context.family, read_meta(context.path(rows.sides)), gate, candidate)
+    evidence = Evidence(**found, shares=rows.shares(), champion=comparison)
+    return judge(gate, evidence), comparison
 
 
-def compare(
-    task: TaskSection,
-    meta: Meta,
-    new: pl.DataFrame,
-    old: pl.DataFrame,
-    *,
-    evaluate: Evaluate,
-    metric: str,
-    version: str,
-    hashes: Mapping[str, str],
-    trained_on_champion: Collection[str] | None,
-    trained_on_new: Collection[str],
-) -> Comparison:
-    """Measure a challenger against the champion on the test rows that neither was trained on.
+@dataclass(frozen=True)
+class Rows:
+    """Today's rows, from the source to the tokens."""
 
-    Args:
-        task: The recipe's task.
-        meta: Of the test rows.
-        new: The challenger's predictions of the test rows.
-        old: The champion's.
-        evaluate: Confidence and resamples.
-        metric: The metric that decides.
-        version: The champion's.
-        hashes: Of the test rows, see `tasks.held_out.test_hashes`.
-        trained_on_champion: Of the champion's training rows; none when nobody knows them.
-        trained_on_new: Of the challenger's.
-    """
-    import polars as pl
+    raw: Artifact
+    cleaned: Artifact
+    sides: Artifact
+    tokens: Artifact
 
-    if trained_on_champion is None:
-        return Comparison(version=version, problem="nobody knows which rows it was trained on")
-    kept, excluded = common_rows(hashes, trained_on_champion, trained_on_new)
-    common = pl.DataFrame({"id": kept}, schema={"id": pl.String})
-    new, old = new.join(common, on="id", how="semi"), old.join(common, on="id", how="semi")
-    rows = new.join(old, on="id", how="semi").height
-    counted = Comparison(version=version, rows=rows, excluded=excluded)
-    if rows < MIN_COMMON_ROWS:
-        return counted
+    def shares(self) -> dict[str, float]:
+        """What of the data the gate bounds, as shares; see `tasks.checks.Evidence`."""
+        collected = self.raw.summary["rows"]
+        lost = sum(self.cleaned.summary["quarantined"].values()) + sum(self.sides.summary["leaked_by_reason"].values())
+        lost += sum(self.tokens.summary["dropped"].values())
+        labels = self.sides.summary["labels"]
+        return {
+            "quarantined": lost / collected if collected else 0.0,
+            "truncated": float(self.tokens.summary["truncated"]["test"]),
+            "label_shift": largest_shift(labels["train"], labels["test"]),
+        }
+
+
+def largest_shift(train: Mapping[str, int], test: Mapping[str, int]) -> float:
+    """Largest difference of a label's share between two sides; 0 where rows have no labels."""
+    trained, tested = sum(train.values()), sum(test.values())
+    if not trained or not tested:
+        return 0.0
+    return max(abs(train.get(label, 0) / trained - test.get(label, 0) / tested) for label in {*train, *test})
+
+
+def gather(recipe: Recipe, family: Family, meta: Meta, gate: Gate, candidate: Candidate) -> dict[str, Any]:
+    """What the checks ask of the candidate alone, as arguments of `Evidence`."""
+    summary = candidate.summary
+    scores = family.row_scores(candidate.predictions, meta).to_numpy()
+    below = [] if gate.slice_floor is None else below_floor(scores, candidate.parts, gate.slice_floor, **_sure(recipe))
+    return {
+        "metric": recipe.metric,
+        "evaluate": recipe.evaluate,
+        "metrics": summary["metrics"],
+        "baselines": summary["baselines"],
+        "gains": {name: Paired.model_validate(gain) for name, gain in summary["gains"].items()},
+        "rows": summary["rows"],
+        "on_slices": _on_slices(recipe, family, meta, gate, candidate),
+        "slices": len(summary["slices"]),
+        "below_floor": below,
+        "speed": summary["speed"],
+    }
+
+
+def _on_slices(
+    recipe: Recipe, family: Family, meta: Meta, gate: Gate, candidate: Candidate
+) -> dict[tuple[str, str], Interval]:
+    """The metrics that thresholds bound on single slices."""
+    found: dict[tuple[str, str], Interval] = {}
+    for name in {threshold.slice for threshold in gate.thresholds if threshold.slice is not None}:
+        part = named(candidate.parts, name)
+        if part is None:
+            continue
+        measured = family.intervals(candidate.predictions.filter(part.mask), meta, **bootstrap_options(recipe.evaluate))
+        found |= {(metric, name): interval for metric, interval in measured.items()}
+    return found
+
+
+def common_ground(
+    context: Context, gate: Gate, candidate: Candidate, serving: Registered, rows: Rows
+) -> Comparison:  # fmt: skip
+    """The candidate against the serving model; what stands in the way of that is reported, never skipped."""
+    if serving.identity is not None and serving.identity == candidate.identity:
+        return Comparison(version=serving.version, same_model=True)
+    split = context.path(rows.sides)
     try:
-        gain = family_of(task).gain(
-            new,
-            old,
-            meta,
-            metric,
-            resamples=evaluate.bootstrap_resamples,
-            confidence=evaluate.confidence,
-            seed=SEED,
-        )
-    except DataError as error:
-        return counted.model_copy(update={"problem": str(error)})
-    return counted.model_copy(update={"gain": gain})
-
-
-def verdict_markdown(checks: Sequence[Check]) -> str:
-    """The verdict as Markdown: in one word, then check by check."""
-    failed = sum(not check.passed for check in checks)
-    head = f"**The gate is closed: {failed} of {len(checks)} checks failed.**" if failed else "**The gate is open.**"
-    rows = [
-        f"| {'✅' if check.passed else '❌'} | `{check.name}` | {_cell(check.rule)} | {_cell(check.found)} |"
-        for check in checks
-    ]
-    table = ["| | check | rule | found |", "| --- | --- | --- | --- |", *rows]
-    return "\n".join([head, "", *table] if checks else [head, "", "The recipe asks for no checks."]) + "\n"
-
-
-def _threshold(threshold: Threshold, metrics: Mapping[str, float], evaluate: Evaluate) -> Check:
-    name = threshold.metric
-    value = metrics[name]
-    found = Interval(value=value, low=metrics[f"{name}_low"], high=metrics[f"{name}_high"])
-    return Check(
-        name=f"threshold:{name}",
-        passed=value >= threshold.at_least,
-        rule=f"at least {threshold.at_least:g}",
-        found=_shown(found, evaluate),
+        predicted = context.path(served_predictions(context, rows.raw, rows.sides, serving))
+        known_by = training_hashes_of(context.home, serving)
+        labels = known_labels(context.home, serving)
+    except (Fault, Mistake, FileNotFoundError) as error:
+        return Comparison(version=serving.version, problem=str(error).splitlines()[0])
+    return compare(
+        context.recipe,
+        context.family,
+        read_meta(split),
+        candidate,
+        read_predictions(predicted / "test.parquet"),
+        version=serving.version,
+        labels=labels,
+        hashes=test_hashes(split),
+        trained_on_champion=known_by,
+        slice_margin=gate.slice_margin,
     )
 
 
-def _baseline(metric: str, summary: Mapping[str, Any], evaluate: Evaluate) -> Check:
-    name, rule = f"baseline:{metric}", "better than the best baseline: the interval of the gain lies above 0"
-    baselines = summary["baselines"]
-    if not baselines:
-        return Check(name=name, passed=False, rule=rule, found="no baseline was measured")
-    best = max(baselines, key=lambda baseline: baselines[baseline][metric])
-    gain = Interval(**{bound: summary["gains"][best][bound] for bound in ("value", "low", "high")})
-    found = f"{_shown(gain, evaluate, signed=True)} over {best} ({baselines[best][metric]:.4f})"
-    return Check(name=name, passed=gain.low > 0, rule=rule, found=found)
+def compare(
+    recipe: Recipe,
+    family: Family,
+    meta: Meta,
+    candidate: Candidate,
+    old: pl.DataFrame,
+    *,
+    version: str,
+    labels: tuple[str, ...] | None,
+    hashes: pl.DataFrame,
+    trained_on_champion: Hashes | None,
+    slice_margin: float | None,
+) -> Comparison:
+    """Measure a candidate against the champion on the test rows that neither was trained on.
+
+    Where the set of labels has changed, rows with a label that the champion does not know are left out: it could not
+    be right on them, and would hide what the candidate got worse at.
+
+    Args:
+        recipe: Its metric, confidence and resamples.
+        family: The task's.
+        meta: Of the test rows.
+        candidate: With its predictions of the test rows.
+        old: The champion's.
+        version: The champion's.
+        labels: That the champion knows; none where the task has none.
+        hashes: Of the test rows, see `tasks.held_out.test_hashes`.
+        trained_on_champion: Of the champion's training rows; none when nobody knows them.
+        slice_margin: Loss of right answers on a slice that still counts as not worse; none: slices are not compared.
+    """
+    if trained_on_champion is None or candidate.trained_on is None:
+        whose = "it" if trained_on_champion is None else "the candidate"
+        return Comparison(version=version, problem=f"nobody knows which rows {whose} was trained on")
+    kept, excluded = common_rows(hashes, trained_on_champion, candidate.trained_on)
+    meta, old, unknown, note = _with_labels_of_both(meta, old.filter(old["id"].is_in(kept.implode())), labels)
+    common = candidate.predictions.filter(candidate.predictions["id"].is_in(old["id"].implode()))
+    counted = Comparison(
+        version=version, rows=common.height, excluded=excluded, unknown_labels=unknown, note=note
+    )  # fmt: skip
+    if common.height < MIN_COMMON_ROWS:
+        return counted
+    try:
+        paired = family.paired(common, old, meta, recipe.metric, **bootstrap_options(recipe.evaluate))
+    except DataError as error:
+        return counted.model_copy(update={"problem": str(error)})
+    if slice_margin is None:
+        return counted.model_copy(update={"paired": paired})
+    here = candidate.predictions["id"].is_in(common["id"].implode()).to_numpy()
+    parts = [Slice(part.name, part.kind, part.mask[here]) for part in candidate.parts]
+    pairs = common.select("id").join(old, on="id", how="left", maintain_order="left")
+    ours, theirs = (family.row_scores(predictions, meta).to_numpy() for predictions in (common, pairs))
+    weaker = below_champion(ours, theirs, parts, slice_margin, **_sure(recipe))
+    return counted.model_copy(update={"paired": paired, "weaker_on": tuple(weaker), "slices": len(parts)})
 
 
-def _champion(gate: Gate, metric: str, champion: Comparison | None, evaluate: Evaluate) -> Check:
-    name, least = f"champion:{metric}", 0.0
-    rule = "better than the champion: the interval of the gain lies above 0"
-    if gate.beat_champion == "not-worse":
-        least = -gate.champion_margin
-        rule = f"not worse than the champion: the interval of the gain lies above {least:g}"
-    passed, found = _compared(champion, least, evaluate)
-    return Check(name=name, passed=passed, rule=rule, found=found)
+def _sure(recipe: Recipe) -> dict[str, Any]:
+    """How sure a shortfall must be, and on how many rows."""
+    return {"confidence": recipe.evaluate.confidence, "min_rows": recipe.evaluate.slices.min_rows}
 
 
-def _compared(champion: Comparison | None, least: float, evaluate: Evaluate) -> tuple[bool, str]:
-    """Whether the gain is surely above `least`, and what was found in words."""
-    if champion is None:
-        return True, "no champion yet"
-    if champion.same_model:
-        return True, f"version {champion.version} is this very model"
-    if champion.problem is not None:
-        return False, f"version {champion.version} could not be measured: {champion.problem}"
-    left_out = f"{champion.excluded or 'none'} left out because one of the two was trained on them"
-    if champion.gain is None or champion.rows < MIN_COMMON_ROWS:
-        few = f"{champion.rows:,} test rows are common ground with version {champion.version}, {left_out}"
-        return False, f"undecidable: only {few}; {MIN_COMMON_ROWS} are needed"
-    gain = _shown(champion.gain, evaluate, signed=True)
-    return champion.gain.low > least, f"{gain} over version {champion.version} on {champion.rows:,} rows, {left_out}"
+def _with_labels_of_both(
+    meta: Meta, old: pl.DataFrame, labels: tuple[str, ...] | None
+) -> tuple[Meta, pl.DataFrame, int, str]:
+    """Meta and the champion's rows cut to the labels that both know, how many rows that costs, and what to say."""
+    today = tuple(meta.get("labels", ()))
+    if labels is None or set(labels) == set(today):
+        return meta, old, 0, ""
+    both = [label for label in today if label in labels]
+    kept = old.filter(old["truth"].is_in(both))
+    new = sorted(set(today) - set(labels))
+    gone = sorted(set(labels) - set(today))
+    told = [f"labels {what}: {', '.join(names)}" for what, names in (("new", new), ("gone", gone)) if names]
+    return {**meta, "labels": both}, kept, old.height - kept.height, "; ".join(told)
 
 
-def _shown(found: Interval, evaluate: Evaluate, *, signed: bool = False) -> str:
-    form = "+.4f" if signed else ".4f"
-    return f"{found.value:{form}} ({evaluate.confidence:.0%} interval {found.low:{form}} to {found.high:{form}})"
+DECISIONS: dict[Decision, str] = {
+    "promote": "The gate is open: the model may serve.",
+    "challenger": "The model waits as challenger: it is not worse than the champion, and not shown to be better.",
+    "undecidable": "Undecidable: nothing failed, but the test rows cannot decide.",
+    "reject": "The gate is closed.",
+}
+"""Verdicts, for people."""
+MARKS = {"passed": "✅", "failed": "❌", "undecidable": "❔", "not better": "⏸"}
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+def verdict_markdown(verdict: Verdict) -> str:
+    """The verdict as Markdown: in one sentence, then check by check."""
+    head = f"**{DECISIONS[verdict.decision]}**"
+    failed = sum(check.outcome == "failed" for check in verdict.checks)
+    if failed:
+        head += f" {failed} of {len(verdict.checks)} checks failed."
+    if verdict.rows_needed:
+        head += f" About {verdict.rows_needed:,} test rows would."
+    if not verdict.checks:
+        return f"{head}\n\nThe recipe asks for no checks.\n"
+    rows = [
+        f"| {MARKS[check.outcome]} | `{check.name}` | {plain(check.rule)} | {plain(check.found)} |"
+        for check in verdict.checks
+    ]
+    return "\n".join([head, "", "| | check | rule | found |", "| --- | --- | --- | --- |", *rows]) + "\n"
 
 
 @stage_task
-def gate(context: Context, sides: Artifact, model: Artifact, scores: Artifact) -> Verdict:
+def gate(
+    context: Context, *, raw: Artifact, cleaned: Artifact, sides: Artifact, tokens: Artifact, model: Artifact,
+    scores: Artifact,
+) -> Verdict:  # fmt: skip
     """Decide whether the model may serve. Never cached: the champion may be another one by now."""
     began = time.monotonic()
-    recipe = context.recipe
+    recipe, rows = context.recipe, Rows(raw, cleaned, sides, tokens)
     serving = champion(context.home, recipe.model_name)
-    comparison = None if serving is None else common_ground(context, sides, model, scores, serving)
-    checks = judge(recipe.gate, recipe.evaluate, recipe.metric, scores.summary, comparison)
+    candidate = trained_candidate(context, sides, model, scores)
+    checks, comparison = assess(context, recipe.gate, candidate, serving, rows)
+    decision, rows_needed = decide(checks)
     asked = {"gate": recipe.gate, "champion": serving.identity if serving else None}
     key, _ = stage_key("gate", asked, {"evaluate": scores.key}, modules=("tasks.gate",), libraries=())
     return Verdict(
@@ -214,36 +268,9 @@ def gate(context: Context, sides: Artifact, model: Artifact, scores: Artifact) -
         why="",
         seconds=time.monotonic() - began,
         run_id=context.run_id,
-        passed=all(check.passed for check in checks),
+        decision=decision,
         checks=checks,
         champion=serving.version if serving else None,
         same_model=comparison is not None and comparison.same_model,
-    )
-
-
-def common_ground(
-    context: Context, sides: Artifact, model: Artifact, scores: Artifact, serving: Registered
-) -> Comparison:
-    """The new model measured against the serving one; what stands in the way of that is reported, never skipped."""
-    import polars as pl
-
-    if serving.identity == identity_of(context.home, context.path(model), context.family):
-        return Comparison(version=serving.version, same_model=True)
-    recipe, split = context.recipe, context.path(sides)
-    try:
-        old = context.path(champion_artifact(context, sides, serving))
-        known_by = training_hashes_of(context.home, serving)
-    except (ChildDied, Mistake, FileNotFoundError) as error:
-        return Comparison(version=serving.version, problem=str(error).splitlines()[0])
-    return compare(
-        recipe.task,
-        json.loads((split / "meta.json").read_text()),
-        pl.read_parquet(context.path(scores) / "predictions.parquet", glob=False),
-        pl.read_parquet(old / "predictions.parquet", glob=False),
-        evaluate=recipe.evaluate,
-        metric=recipe.metric,
-        version=serving.version,
-        hashes=test_hashes(split),
-        trained_on_champion=known_by,
-        trained_on_new=training_hashes(split),
+        rows_needed=rows_needed,
     )

@@ -1,34 +1,62 @@
-"""Which test rows a model has not learnt, known by hashes that travel with every registered model."""
+"""Which test rows a model has not learnt, known by hashes that travel with every registered model.
+
+Ten million training rows are 80 MB of hashes, in memory and on disk.
+"""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import polars as pl
+
+    Hashes = npt.NDArray[np.uint64]
 
 DIGEST_BYTES = 8
 """Of a row's hash: beside a billion training rows, one test row in eighteen billion is left out by mistake."""
 BATCH_ROWS = 100_000
+TENSOR = "training_hashes"
+"""Name of the hashes in their safetensors file."""
 
 
-def common_rows(
-    hashes: Mapping[str, str], trained_on_champion: Collection[str], trained_on_new: Collection[str]
-) -> tuple[list[str], int]:
+def common_rows(hashes: pl.DataFrame, trained_on_champion: Hashes, trained_on_new: Hashes) -> tuple[pl.Series, int]:
     """Ids of the test rows that neither model was trained on, and how many others there are.
 
     Args:
-        hashes: Id → hash of each test row.
-        trained_on_champion: Hashes of the champion's training rows.
-        trained_on_new: Hashes of the challenger's.
+        hashes: Of the test rows, see `test_hashes`.
+        trained_on_champion: Hashes of the champion's training rows, sorted.
+        trained_on_new: Hashes of the challenger's, sorted.
     """
-    seen = {*trained_on_champion, *trained_on_new}
-    kept = [row for row, known in hashes.items() if known not in seen]
-    return kept, len(hashes) - len(kept)
+    import polars as pl
+
+    asked = hashes["hash"].to_numpy()
+    seen = among(asked, trained_on_champion) | among(asked, trained_on_new)
+    kept = hashes["id"].filter(pl.Series(~seen))
+    return kept, hashes.height - len(kept)
 
 
-def training_hashes(split: Path) -> list[str]:
-    """What the training rows are known by: sorted 16-digit hashes of their normalised text.
+def among(asked: Hashes, known: Hashes) -> npt.NDArray[np.bool_]:
+    """Mask `[asked]`: true where a hash is among the known ones, which are sorted."""
+    import numpy as np
+
+    if not len(known):
+        return np.zeros(len(asked), bool)
+    order = np.argsort(asked)  # a search for ascending values is many times as fast
+    places = np.searchsorted(known, asked[order]).clip(max=len(known) - 1)
+    found = np.empty(len(asked), bool)
+    found[order] = known[places] == asked[order]
+    return found
+
+
+def training_hashes(split: Path) -> Hashes:
+    """What the training rows are known by: hashes of their normalised text, `[texts]` uint64, sorted, each once.
 
     They are kept with the model, so that a later test leaves out what it has learnt, however the text is written.
 
@@ -37,22 +65,52 @@ def training_hashes(split: Path) -> list[str]:
     """
     import numpy as np
 
-    parts = [np.array([int(known, 16) for known in hashes], np.uint64) for _, hashes in _hashed(split, "train")]
-    return [f"{number:0{2 * DIGEST_BYTES}x}" for number in np.unique(np.concatenate(parts)).tolist()]
+    parts = [np.empty(0, np.uint64), *(known_by(texts) for _, texts in _likenesses(split, "train"))]
+    return np.unique(np.concatenate(parts))
 
 
-def test_hashes(split: Path) -> dict[str, str]:
-    """Id → hash of each test row; see `training_hashes`."""
-    return {row: known for ids, hashes in _hashed(split, "test") for row, known in zip(ids, hashes, strict=True)}
+def test_hashes(split: Path) -> pl.DataFrame:
+    """`id` (String) and `hash` (UInt64) of each test row, in the rows' order; see `training_hashes`."""
+    import polars as pl
+
+    empty = pl.DataFrame(schema={"id": pl.String, "hash": pl.UInt64})
+    parts = [pl.DataFrame({"id": ids, "hash": known_by(texts)}) for ids, texts in _likenesses(split, "test")]
+    return pl.concat([empty, *parts])
 
 
-def known_by(likeness: str) -> str:
-    """The hash of a normalised text."""
-    return hashlib.blake2b(likeness.encode(), digest_size=DIGEST_BYTES).hexdigest()
+def known_by(likenesses: Iterable[str]) -> Hashes:
+    """The hash of each normalised text: `[texts]` uint64, in their order."""
+    import numpy as np
+
+    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).digest() for text in likenesses)
+    return np.frombuffer(digests, ">u8").astype(np.uint64)
 
 
-def _hashed(split: Path, side: str) -> Iterator[tuple[list[str], list[str]]]:
-    """Ids and hashes of a side's rows, a batch at a time."""
+def write_hashes(hashes: Hashes, file: Path) -> None:
+    """Keep training hashes as a safetensors file."""
+    from safetensors.numpy import save_file
+
+    save_file({TENSOR: hashes}, file)
+
+
+def read_hashes(file: Path) -> Hashes:
+    """Training hashes, sorted: what `write_hashes` wrote, or lines of hexadecimal digits, as versions had them before.
+
+    Args:
+        file: `.safetensors`, or `.txt.gz`.
+    """
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    if file.suffix == ".safetensors":
+        found: Hashes = load_file(file)[TENSOR]
+        return found
+    lines = gzip.decompress(file.read_bytes()).decode("ascii")
+    return np.unique(np.frombuffer(bytes.fromhex(lines), ">u8").astype(np.uint64))
+
+
+def _likenesses(split: Path, side: str) -> Iterator[tuple[pl.Series, pl.Series]]:
+    """Ids and normalised texts of a side's rows, a batch at a time."""
     import polars as pl
 
     from tasks.rows import batches
@@ -60,5 +118,4 @@ def _hashed(split: Path, side: str) -> Iterator[tuple[list[str], list[str]]]:
 
     column = json.loads((split / "meta.json").read_text())["text_column"]
     for batch in batches([split / f"{side}.parquet"], ["id", column], BATCH_ROWS):
-        likeness = batch.select(normalised(pl.col(column))).to_series()
-        yield batch["id"].to_list(), [known_by(text) for text in likeness]
+        yield batch["id"], batch.select(normalised(pl.col(column))).to_series()

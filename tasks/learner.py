@@ -278,15 +278,13 @@ class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Every metric of the family on the validation rows, in the plan's precision."""
-        import polars as pl
-
         self.model.eval()
         with autocast(self.plan), fused_attention(self.model, self.plan):
-            columns, loss = predictions_of(
+            predictions, loss = predictions_of(
                 self.model, self.job.family, self.job.validation_rows, self.job.meta, self.plan
             )
         release_free_memory()
-        scores = self.job.family.score(pl.DataFrame(columns), self.job.meta)
+        scores = self.job.family.score(predictions, self.job.meta)
         metrics = {f"validation/{name}": value for name, value in scores.items()} | {"validation/loss": loss}
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from schemas.recipe import Recipe
-from schemas.records import Interval, Verdict
+from schemas.records import CheckOutcome, Interval, SliceScore, Verdict
+from tasks.markdown import plain
 from tasks.outbox import without_password
+
+WEAKEST_SHOWN = 5
+CHECKOUT = Path(__file__).resolve().parents[1]
+"""Where hone's rooms are."""
 
 
 def model_card(
@@ -22,6 +27,9 @@ def model_card(
     train: Mapping[str, Any],
     metrics: Mapping[str, Interval],
     baselines: Mapping[str, Mapping[str, float]],
+    slices: Sequence[SliceScore],
+    calibration: Mapping[str, Any],
+    speed: Mapping[str, Any],
     verdict: Verdict,
     lineage: Mapping[str, str],
 ) -> str:
@@ -33,6 +41,9 @@ def model_card(
         train: What to say of the training, in order.
         metrics: On the test rows, with intervals.
         baselines: Name → metrics.
+        slices: Parts of the test rows; the weakest are shown.
+        calibration: What was fitted on validation.
+        speed: See `tasks.evaluate.model_speed`.
         verdict: Of the gate.
         lineage: Where it comes from.
     """
@@ -52,30 +63,76 @@ def model_card(
         "|---|---|---|",
         *(f"| {_bold(n, n == decides)} | {m.value:.4f} | {m.low:.4f} to {m.high:.4f} |" for n, m in metrics.items()),
         *(f"- Baseline {name}: {decides} {b[decides]:.4f}" for name, b in baselines.items() if decides in b),
-        f"## Gate: {'passed' if verdict.passed else 'failed'}",
-        *(f"- {'passed' if c.passed else 'FAILED'}: {c.name} ({c.rule}; found {c.found})" for c in verdict.checks),
+        *_slices(slices),
+        *_use(calibration, speed),
+        f"## Gate: {verdict.decision}",
+        *(f"- {_word(c.outcome)}: {c.name} ({c.rule}; found {c.found})" for c in verdict.checks),
         f"- measured against champion: {verdict.champion or 'none served'}",
         "## Limits",
         "- Measured on test rows of the same source; other texts may fare otherwise.",
-        f"- Texts over {recipe.tokenize.max_seq_length} tokens are cut; blank or missing ones get no prediction.",
+        f"- {_overlong(recipe)}; blank or missing ones get no prediction.",
         "## Lineage",
         *_bullets(lineage),
     ]
     return "\n".join(_spaced(lines)) + "\n"
 
 
+def _slices(slices: Sequence[SliceScore]) -> list[str]:
+    """The weakest parts of the test rows."""
+    weakest = sorted(slices, key=lambda part: part.value)[:WEAKEST_SHOWN]
+    if not weakest:
+        return []
+    rows = [
+        f"| {plain(part.name)} | {part.rows:,} | {part.value:.4f} | {part.low:.4f} to {part.high:.4f} |"
+        for part in weakest
+    ]
+    return ["## Weakest slices", "| slice | rows | right | interval |", "|---|---|---|---|", *rows]
+
+
+def _use(calibration: Mapping[str, Any], speed: Mapping[str, Any]) -> list[str]:
+    """What to expect of its probabilities, its speed and its size."""
+    lines = [
+        "## In use",
+        f"- {speed['latency_ms_p50']:.1f} ms a request (95 of 100 within {speed['latency_ms_p95']:.1f} ms), "
+        f"{speed['rows_per_second']:,.0f} rows a second in batches of 32, on {speed['machine']['cores']} cores",
+        f"- {speed['size_mb']:,.1f} MB of files",
+    ]
+    if calibration:
+        lines.append(f"- probabilities are calibrated: temperature {calibration['temperature']:.3f}, from validation")
+    abstain = calibration.get("abstain")
+    if abstain:
+        lines.append(
+            f"- abstains where its best probability is below {abstain['threshold']}, for {abstain['precision']:.0%} "
+            "right answers where it does not"
+        )
+    return lines
+
+
+def _word(outcome: CheckOutcome) -> str:
+    return outcome.upper() if outcome == "failed" else outcome
+
+
+def _overlong(recipe: Recipe) -> str:
+    longest = recipe.tokenize.max_seq_length
+    if recipe.tokenize.overlong == "window":
+        return f"Texts over {longest} tokens are read in windows, whose probabilities are averaged"
+    return f"Texts over {longest} tokens are cut"
+
+
 def lineage_of(folder: Path, **known: str) -> dict[str, str]:
     """Where a model comes from.
 
     Args:
-        folder: The recipe's folder; its git commit is noted, where there is one.
+        folder: The recipe's folder; its git commit is noted, where there is one, and that of hone's own checkout.
         known: `train_key`, `data_digest`, `flow_run_id` and the like, passed through.
     """
     versions = {library: _installed(library) for library in ("hone", "torch", "transformers", "mlflow")}
-    return {**known, **_git(folder), "python": platform.python_version(), **{k: v for k, v in versions.items() if v}}
+    ours = {f"code_{name.removeprefix('git_')}": value for name, value in git_state(CHECKOUT).items()}
+    own = {"python": platform.python_version(), **{k: v for k, v in versions.items() if v}}
+    return {**known, **git_state(folder), **ours, **own}
 
 
-def _git(folder: Path) -> dict[str, str]:
+def git_state(folder: Path) -> dict[str, str]:
     """Commit of the folder's repository, and whether something in it is not committed."""
 
     def ask(*words: str) -> str:

@@ -1,12 +1,12 @@
 """Register: a model that serves what was measured becomes a version in the MLflow registry, and perhaps champion.
 
 A model is known by the digest of its files, so none is registered twice. Before the registry is touched a fresh process
-loads the logged model and must predict what the evaluation recorded. Moves of the champion are `tasks.registry`'s.
+loads the logged model, is given rows as they were collected, and must predict what the evaluation recorded. Moves of
+the champion are `tasks.registry`'s.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import importlib.util
 import json
@@ -16,45 +16,55 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from schemas.errors import Fault, Mistake, Problem
 from schemas.recipe import Recipe
-from schemas.records import Artifact, Interval, ModelVersion, Verdict
+from schemas.records import Artifact, Decision, Interval, ModelVersion, SliceScore, Verdict
 from tasks.context import Context
 from tasks.digests import content_digest
-from tasks.families import Family
-from tasks.held_out import training_hashes
+from tasks.families import Family, Meta
+from tasks.held_out import read_hashes, training_hashes, write_hashes
 from tasks.home import Home
 from tasks.model_card import lineage_of, model_card
 from tasks.outbox import patiently
 from tasks.registry import CHALLENGER, CHAMPION, Registered, aliases_of, files_of, promote, version_of
+from tasks.rows import batches, files
+from tasks.rules import shipping
 from tasks.stage import stage_task
 from tasks.tracking import client
 
 if TYPE_CHECKING:
+    import pandas as pd
     import polars as pl
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
     from mlflow.models import ModelSignature
 
+    from tasks.held_out import Hashes
+
 log = logging.getLogger(__name__)
 
 CHECKED_ROWS = 512
 """Test rows, evenly spread, that the fresh process must reproduce."""
-TOLERANCE = 1e-4
-"""Largest difference of a probability. Float32 sums in another order differ by 1e-6, a wrong token by over 1e-3."""
 VERIFY_S = 600.0
-"""Longest the fresh process may take."""
+"""Longest the fresh process may take to load a model."""
+ROW_S = 1.0
+"""Longest it may take for a row besides."""
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy", ".npz"})
 """Suffixes of files that can run code when they are loaded."""
-TRAINING_HASHES = "training_hashes.txt.gz"
-"""File of the logged model: what its training rows are known by, one a line."""
+TRAINING_HASHES = ("training_hashes.safetensors", "training_hashes.txt.gz")
+"""File of the logged model with what its training rows are known by, and its name in versions of before."""
+RULE_LIBRARIES = ("ftfy", "polars")
+"""What following the rules for texts mostly needs."""
+EXAMPLE_ROWS = 3
+"""Of the input example."""
 CARD_LENGTH = 5_000
 """Characters of a version's description that MLflow keeps."""
 WARM_MODULES = {
@@ -74,9 +84,11 @@ def register_model(
     family: Family,
     *,
     model: Path,
+    calibration: Path,
     predictions: Path,
-    samples: pl.DataFrame,
-    training_hashes: Iterable[str],
+    test: Path,
+    raw: Path,
+    training_hashes: Hashes,
     verdict: Verdict,
     lineage: Mapping[str, str],
     model_card: str,
@@ -84,8 +96,8 @@ def register_model(
 ) -> ModelVersion:
     """The model's version in the registry: the one it has, or a new one.
 
-    A new version becomes `challenger`; one that passed the gate becomes champion at once where the recipe promotes
-    automatically, unless another champion serves by now or it was rolled back before.
+    A new version that was not rejected becomes `challenger`; one that passed the gate becomes champion at once where
+    the recipe promotes automatically, unless another champion serves by now or it was rolled back before.
 
     Args:
         home: Whose MLflow it is.
@@ -93,9 +105,11 @@ def register_model(
         recipe: What was run.
         family: Its task family.
         model: Folder of the train artifact; the model is in `model/` below it.
-        predictions: Parquet file with what the evaluation recorded on the test rows.
-        samples: The test rows, with `id` and the family's text columns.
-        training_hashes: What its training rows are known by, for the next comparison with it.
+        calibration: JSON file with what was fitted on validation; `{}` where nothing was.
+        predictions: Parquet file with what the evaluation recorded on the test rows, calibrated.
+        test: Parquet file with the test rows.
+        raw: Folder of the collect artifact, with the same rows as they were collected.
+        training_hashes: What its training rows are known by, sorted, for the next comparison with it.
         verdict: What the gate decided.
         lineage: Kept as tags `hone.<key>`.
         model_card: Markdown; the version's description.
@@ -109,7 +123,7 @@ def register_model(
 
     began = time.monotonic()
     folder, name = model / "model", recipe.model_name
-    identity = identity_of(home, model, family)
+    identity = identity_of(home, model, family, calibration)
     mlflow = client(home)
     with FileLock(home.locks / f"register-{name}.lock"):
         found = patiently(lambda: _version_with(mlflow, name, identity), home)
@@ -121,13 +135,24 @@ def register_model(
                 "hone.recipe": recipe.name,
                 "hone.family": recipe.task.family,
                 "hone.recipe_digest": recipe_digest(recipe),
-                "hone.gate": "passed" if verdict.passed else "failed",
+                "hone.gate": verdict.decision,
                 **{f"hone.{key}": value for key, value in lineage.items()},
             }
-            candidate = _Candidate(run_id, family, folder, samples, predictions, training_hashes, model_card, tags)
+            candidate = _Candidate(
+                run_id=run_id,
+                family=family,
+                folder=folder,
+                calibration=calibration,
+                predictions=predictions,
+                test=test,
+                raw=raw,
+                training_hashes=training_hashes,
+                card=model_card,
+                tags=tags,
+            )
             model_id = _log_model(home, mlflow, candidate, verifier)
             found = patiently(lambda: _create_version(mlflow, name, model_id, candidate), home)
-        _propose(home, mlflow, found, passed=verdict.passed)
+        _propose(home, mlflow, found, verdict.decision)
     if verdict.passed and recipe.registry.promote == "auto" and not found.rolled_back:
         _promote_unless_refused(home, found, verdict, f"MLflow run {run_id}")
     now = patiently(lambda: version_of(mlflow, name, found.version), home)
@@ -144,15 +169,17 @@ def register_model(
     )
 
 
-def identity_of(home: Home, model: Path, family: Family) -> str:
+def identity_of(home: Home, model: Path, family: Family, calibration: Path) -> str:
     """What a model is known by: digest of the files it is served from, and of the code that serves it.
 
     Args:
         home: Remembers digests of files.
         model: Folder of the train artifact; the model is in `model/` below it.
         family: Whose serving file it is.
+        calibration: JSON file with what was fitted on validation.
     """
-    parts = [content_digest(model / "model", home), content_digest(family.serving, home)]
+    served_from = (model / "model", family.serving, calibration, *shipping.SHIPPED)
+    parts = [content_digest(path, home) for path in served_from]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -161,11 +188,20 @@ def recipe_digest(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(recipe.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
-def training_hashes_of(home: Home, registered: Registered) -> frozenset[str] | None:
-    """What the version's training rows are known by; none for a version that hone did not register."""
+def training_hashes_of(home: Home, registered: Registered) -> Hashes | None:
+    """What the version's training rows are known by, sorted; none for a version that hone did not register.
+
+    Raises:
+        Fault: MLflow is away.
+        FileNotFoundError: The version has lost the file.
+    """
     if registered.identity is None:
         return None
-    return frozenset(gzip.decompress(files_of(home, registered, TRAINING_HASHES).read_bytes()).decode().split())
+    newer, older = TRAINING_HASHES
+    try:
+        return read_hashes(files_of(home, registered, newer))
+    except FileNotFoundError:
+        return read_hashes(files_of(home, registered, older))
 
 
 class Verifier:
@@ -208,10 +244,11 @@ class Verifier:
                 "rows": str(asked),
                 "out": str(out),
             }
+            limit = VERIFY_S + ROW_S * len(rows)
             try:
-                self._process.communicate(json.dumps(job) + "\n", timeout=VERIFY_S)
+                self._process.communicate(json.dumps(job) + "\n", timeout=limit)
             except subprocess.TimeoutExpired as error:
-                raise Fault(f"a fresh process did not predict within {VERIFY_S:.0f} s") from error
+                raise Fault(f"a fresh process did not predict {len(rows)} rows within {limit:.0f} s") from error
             finally:
                 said = self.close()
             if self._process.returncode != 0 or not out.exists():
@@ -237,37 +274,11 @@ class Verifier:
 
 def start_verifier(family: Family) -> Verifier:
     """Start the fresh process early: its imports take seconds, which other work can overlap."""
-    modules = [m for library in family.serving_libraries for m in (library, *WARM_MODULES.get(library, ()))]
+    libraries = (*family.serving_libraries, *RULE_LIBRARIES)
+    modules = [m for library in libraries for m in (library, *WARM_MODULES.get(library, ()))]
     if not os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
         modules.append("mlflow.store.tracking.sqlalchemy_store")
     return Verifier([module for module in modules if importlib.util.find_spec(module.split(".")[0])])
-
-
-def disagreements(
-    served: Sequence[Mapping[str, Any]], recorded: pl.DataFrame, labels: Sequence[str]
-) -> list[tuple[str, str]]:
-    """(id, what differs) of every row that is served with another label or other probabilities than were recorded.
-
-    Another label counts where the recorded best two probabilities are further apart than the tolerance allows.
-
-    Args:
-        served: What the fresh process predicted, in the order of `recorded`.
-        recorded: `id`, `prediction`, `probabilities`.
-        labels: What each probability is of.
-    """
-    found = []
-    for was, now in zip(recorded.iter_rows(named=True), served, strict=True):
-        if now["probabilities"] is None:
-            found.append((was["id"], f"{was['prediction']} was recorded, nothing is served"))
-            continue
-        named = dict(zip(labels, was["probabilities"], strict=True))
-        apart = max(abs(named.get(label, 2.0) - p) for label, p in now["probabilities"].items())
-        best, second = sorted(was["probabilities"])[-1:-3:-1]
-        if now["label"] != was["prediction"] and best - second > 2 * TOLERANCE:
-            found.append((was["id"], f"{was['prediction']} was recorded, {now['label']} is served"))
-        elif not apart <= TOLERANCE:  # NaN is a disagreement, too
-            found.append((was["id"], f"a probability differs by {apart:.2g}"))
-    return found
 
 
 @dataclass(frozen=True)
@@ -277,11 +288,19 @@ class _Candidate:
     run_id: str
     family: Family
     folder: Path
-    samples: pl.DataFrame
+    calibration: Path
     predictions: Path
-    training_hashes: Iterable[str]
+    test: Path
+    raw: Path
+    training_hashes: Hashes
     card: str
     tags: Mapping[str, str]
+
+    @cached_property
+    def meta(self) -> Meta:
+        """What the model knows of the task."""
+        meta: Meta = json.loads((self.folder / "hone.json").read_text(encoding="utf-8"))
+        return meta
 
 
 def _log_model(home: Home, mlflow: MlflowClient, candidate: _Candidate, verifier: Verifier | None) -> str:
@@ -320,35 +339,45 @@ def _begin(mlflow: MlflowClient, candidate: _Candidate) -> LoggedModel:
     )
 
 
-def _save(files: Path, logged: LoggedModel, candidate: _Candidate) -> None:
-    """Write the MLflow model: serving file, model folder, pinned requirements, signature, example, hashes, card."""
+def _save(out: Path, logged: LoggedModel, candidate: _Candidate) -> None:
+    """Write the MLflow model: serving code, model and calibration, pinned requirements, signature, example, hashes."""
     import mlflow.pyfunc
-    import pandas as pd
     from mlflow.models import Model
 
-    example = candidate.samples.select(candidate.family.text_columns).head(3)
-    mlflow.pyfunc.save_model(
-        path=str(files),
-        python_model=str(candidate.family.serving),
-        artifacts={"model": str(candidate.folder)},
-        mlflow_model=Model(
-            artifact_path=logged.artifact_location,
-            model_uuid=logged.model_id,
-            run_id=candidate.run_id,
-            model_id=logged.model_id,
-        ),
-        pip_requirements=requirements(candidate.family),
-        signature=_signature(candidate.family.serving),
-        input_example=pd.DataFrame(example.to_dict(as_series=False)),
-    )
-    hashes = "".join(f"{known_by}\n" for known_by in sorted(set(candidate.training_hashes)))
-    (files / TRAINING_HASHES).write_bytes(gzip.compress(hashes.encode(), mtime=0))
-    (files / "model_card.md").write_text(candidate.card, encoding="utf-8")
+    text_rules = candidate.meta.get("text_rules", {})
+    with tempfile.TemporaryDirectory() as scratch:
+        mlflow.pyfunc.save_model(
+            path=str(out),
+            python_model=str(candidate.family.serving),
+            code_paths=[str(shipping.write_package(Path(scratch)))],
+            artifacts={"model": str(candidate.folder), "calibration": str(candidate.calibration)},
+            mlflow_model=Model(
+                artifact_path=logged.artifact_location,
+                model_uuid=logged.model_id,
+                run_id=candidate.run_id,
+                model_id=logged.model_id,
+            ),
+            pip_requirements=requirements(candidate.family, text_rules),
+            signature=_signature(candidate.family.serving),
+            input_example=_example(candidate),
+        )
+    write_hashes(candidate.training_hashes, out / TRAINING_HASHES[0])
+    (out / "model_card.md").write_text(candidate.card, encoding="utf-8")
 
 
-def requirements(family: Family) -> list[str]:
-    """Pins of what the serving file needs, as installed here; a build's local label (`+cpu`) is on no index."""
-    return [f"{library}=={version(library).split('+')[0]}" for library in ("mlflow", *family.serving_libraries)]
+def _example(candidate: _Candidate) -> pd.DataFrame:
+    """A few cleaned rows: those as they were collected may hold what cleaning hides."""
+    import pandas as pd
+    import polars as pl
+
+    rows = pl.scan_parquet(candidate.test, glob=False).select(candidate.family.text_columns).head(EXAMPLE_ROWS)
+    return pd.DataFrame(rows.collect().to_dict(as_series=False))
+
+
+def requirements(family: Family, text_rules: Mapping[str, Any]) -> list[str]:
+    """Pins of what serving needs, as installed here; a build's local label (`+cpu`) is on no index."""
+    libraries = dict.fromkeys(("mlflow", *family.serving_libraries, *shipping.libraries(text_rules)))
+    return [f"{library}=={version(library).split('+')[0]}" for library in libraries]
 
 
 def _signature(serving: Path) -> ModelSignature:
@@ -363,23 +392,16 @@ def _signature(serving: Path) -> ModelSignature:
 
 
 def _verify(home: Home, verifier: Verifier, uri: str, candidate: _Candidate) -> None:
-    """Compare what a fresh process predicts with what was recorded, on evenly spread test rows.
+    """Compare what a fresh process predicts with what was recorded, on evenly spread test rows as they were collected.
 
     Raises:
         Fault: They differ.
     """
-    import polars as pl
-
-    texts = candidate.family.text_columns
-    recorded = pl.read_parquet(candidate.predictions, columns=["id", "prediction", "probabilities"])
-    rows = recorded.join(candidate.samples.select("id", *texts), on="id", how="inner", maintain_order="left")
-    if rows.is_empty():
-        raise Fault("no recorded prediction belongs to a test row")
-    step = max(1.0, rows.height / CHECKED_ROWS)
-    rows = rows[sorted({int(i * step) for i in range(min(rows.height, CHECKED_ROWS))})]
-    served = verifier.predict(home.mlflow_uri, uri, rows.select(texts).to_dicts())
-    labels = json.loads((candidate.folder / "hone.json").read_text(encoding="utf-8"))["labels"]
-    found = disagreements(served, rows, labels)
+    recorded = spread(candidate.predictions, CHECKED_ROWS)
+    columns = candidate.family.text_columns
+    rows = as_collected(recorded["id"], columns, test=candidate.test, raw=candidate.raw)
+    served = verifier.predict(home.mlflow_uri, uri, rows.select(columns).to_dicts())
+    found = candidate.family.disagreements(served, recorded, candidate.meta)
     if found:
         row, difference = found[0]
         raise Fault(
@@ -387,6 +409,41 @@ def _verify(home: Home, verifier: Verifier, uri: str, candidate: _Candidate) -> 
             f" row {row} for one: {difference}"
         )
     log.info("a fresh process reproduced %d recorded predictions", rows.height)
+
+
+def spread(file: Path, most: int) -> pl.DataFrame:
+    """At most so many rows of a Parquet file, evenly spread."""
+    import polars as pl
+
+    scan = pl.scan_parquet(file, glob=False)
+    rows = scan.select(pl.len()).collect().item()
+    step = max(1.0, rows / most)
+    places = pl.Series([int(place * step) for place in range(min(rows, most))], dtype=pl.UInt32)
+    return scan.with_row_index("__place").filter(pl.col("__place").is_in(places.implode())).drop("__place").collect()
+
+
+def as_collected(ids: pl.Series, columns: Sequence[str], *, test: Path, raw: Path) -> pl.DataFrame:
+    """Test rows as they were collected, whatever cleaning made of them: columns `id` and those asked for.
+
+    Args:
+        ids: Of the rows, in the order in which they are wanted.
+        columns: The task's.
+        test: Parquet file with the test rows.
+        raw: Folder of the collect artifact. Several of its rows may share an id, none a source and number.
+
+    Raises:
+        Fault: One of them is in neither.
+    """
+    import polars as pl
+
+    place = ["source", "row"]
+    scan = pl.scan_parquet(test, glob=False).select("id", *place)
+    wanted = scan.filter(pl.col("id").is_in(ids.implode())).collect()
+    found = [batch.join(wanted, on=place, how="inner") for batch in batches(files(raw / "rows"), [*place, *columns])]
+    rows = pl.DataFrame({"id": ids}).join(pl.concat(found), on="id", how="inner", maintain_order="left")
+    if rows.height != len(ids) or rows.is_empty():
+        raise Fault(f"{rows.height} of {len(ids)} recorded predictions belong to a test row that was collected")
+    return rows
 
 
 def _refuse_pickle(folder: Path) -> None:
@@ -430,14 +487,16 @@ def _create_version(mlflow: MlflowClient, name: str, model_id: str, candidate: _
     return version_of(mlflow, name, str(created.version))
 
 
-def _propose(home: Home, mlflow: MlflowClient, found: Registered, *, passed: bool) -> None:
-    """Keep the gate's latest word, and make the version challenger unless it serves or was taken back."""
-    gate = "passed" if passed else "failed"
-    if found.tags.get("hone.gate") != gate:
-        patiently(lambda: mlflow.set_model_version_tag(found.name, found.version, "hone.gate", gate), home)
-    serving = patiently(lambda: aliases_of(mlflow, found.name).get(CHAMPION), home)
-    if serving != found.version and not found.rolled_back and CHALLENGER not in found.aliases:
+def _propose(home: Home, mlflow: MlflowClient, found: Registered, decision: Decision) -> None:
+    """Keep the gate's latest word; the version is challenger unless it serves, was rejected or was taken back."""
+    if found.tags.get("hone.gate") != decision:
+        patiently(lambda: mlflow.set_model_version_tag(found.name, found.version, "hone.gate", decision), home)
+    aliases = patiently(lambda: aliases_of(mlflow, found.name), home)
+    fit = decision != "reject" and not found.rolled_back
+    if fit and found.version not in {aliases.get(CHAMPION), aliases.get(CHALLENGER)}:
         patiently(lambda: mlflow.set_registered_model_alias(found.name, CHALLENGER, found.version), home)
+    elif not fit and aliases.get(CHALLENGER) == found.version:
+        patiently(lambda: mlflow.delete_registered_model_alias(found.name, CHALLENGER), home)
 
 
 def _promote_unless_refused(home: Home, found: Registered, verdict: Verdict, by: str) -> None:
@@ -485,15 +544,21 @@ verifiers = Verifiers()
 
 @stage_task
 def register(
-    context: Context, *, cleaned: Artifact, sides: Artifact, model: Artifact, scores: Artifact, verdict: Verdict
+    context: Context,
+    *,
+    raw: Artifact,
+    cleaned: Artifact,
+    sides: Artifact,
+    model: Artifact,
+    scores: Artifact,
+    verdict: Verdict,
 ) -> ModelVersion:
     """Make the model a version in the registry, once; promote it where the recipe says so and the gate is open."""
-    import polars as pl
-
     recipe, split = context.recipe, context.path(sides)
     lineage = lineage_of(
         context.home.project,
         flow_run_id=context.flow_run_id,
+        collect_key=raw.key,
         train_key=model.key,
         data_digest=sides.key,
         weights_sha256=model.summary["weights_sha256"],
@@ -511,6 +576,9 @@ def register(
         },
         metrics=_intervals(scores.summary["metrics"]),
         baselines=scores.summary["baselines"],
+        slices=[SliceScore(**part) for part in scores.summary["slices"]],
+        calibration=scores.summary["calibration"],
+        speed=scores.summary["speed"],
         verdict=verdict,
         lineage=lineage,
     )
@@ -521,8 +589,10 @@ def register(
             recipe,
             context.family,
             model=context.path(model),
+            calibration=context.path(scores) / "calibration.json",
             predictions=context.path(scores) / "predictions.parquet",
-            samples=pl.read_parquet(split / "test.parquet", glob=False),
+            test=split / "test.parquet",
+            raw=context.path(raw),
             training_hashes=training_hashes(split),
             verdict=verdict,
             lineage=lineage,

@@ -1,39 +1,70 @@
 """The registry: who serves, who waits, and how that changes.
 
 Aliases: `champion` serves, `challenger` is the newest candidate that does not. MLflow has no compare-and-set, so moves
-of `champion` are serialised by a file lock, guarded by the champion that is expected, and journalled before and after:
-`<home>/journal/promotions.jsonl`. A lock file serialises one machine; under a server the caller adds a Prefect limit.
+of `champion` are serialised by a file lock, guarded by the champion that is expected, and journalled before and after
+(`tasks.promotion_journal`); what a crash leaves half done, the next command finishes or undoes. A lock file serialises
+one home; under a server the caller adds a Prefect limit. Homes that share an MLflow tell each other's moves from a
+person's by a tag, after the fact: the later of two moves at once wins, and both homes record it.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import logging
-import os
 import posixpath
+import socket
 import tempfile
-import uuid
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from schemas.errors import Mistake, Problem
+from schemas.errors import Fault, Mistake, Problem
 from tasks.home import Home
-from tasks.outbox import patiently
+from tasks.outbox import first_line, patiently
+from tasks.promotion_journal import SETTLED, Line, Move, history, last_settled, now, unfinished
 from tasks.tracking import client
 
 if TYPE_CHECKING:
+    from filelock import BaseFileLock
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import RegisteredModel
 
 log = logging.getLogger(__name__)
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+LAST_MOVE = "hone.last_move"
+"""Tag of a registered model: the last move of its champion that any home made or noticed, as JSON."""
+CHAMPION_BEFORE = "hone.champion_before"
+"""Tag of a version: who served when it became champion; empty when nothing did."""
+PROMOTED = "hone.promoted"
+"""Tag of a version: when it became champion, by whom and why."""
+WAS_CHAMPION = "hone.was_champion"
+"""Tag of a version that was champion: until when, and who replaced it why."""
+ROLLED_BACK = "hone.rolled_back"
+"""Tag of a version that was champion and was taken back, until it is promoted again."""
+LOCK_S = 300.0
+"""Longest a command waits for another that moves the champion; longer than one call may wait for MLflow."""
+SAID_AFTER_S = 2.0
+"""How long it waits without a word."""
+LONGEST_TAG = 5_000
+"""Characters that a tag keeps of a reason."""
+SHOWN_VERSIONS = 5
+"""Versions named when one is asked for that is not there."""
+OLD_WORDS = {"passed": "promote", "failed": "reject"}
+"""What the gate's decisions were called when there were two."""
+UNFIT = {
+    "reject": "it failed the gate",
+    "challenger": "the gate did not find it better than the champion",
+    "undecidable": "the gate had too few test rows to decide",
+    None: "no gate has judged it",
+}
+"""Decision of the gate → why a version should not serve."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +90,31 @@ class Registered:
         return self.tags.get("hone.identity")
 
     @property
+    def gate(self) -> str | None:
+        """The gate's latest decision, one of `schemas.records.Decision`; none when no gate has judged it."""
+        said = self.tags.get("hone.gate")
+        return OLD_WORDS.get(said, said) if said else None
+
+    @property
     def rolled_back(self) -> bool:
         """Whether it was champion and was taken back."""
-        return "hone.rolled_back" in self.tags
+        return ROLLED_BACK in self.tags
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a command did to who serves.
+
+    Attributes:
+        to: Version that the command let serve.
+        champion: Version that serves now; none when nothing does. Another one than `to` was moved in by somebody else.
+        before: Version that served when the command began.
+    """
+
+    name: str
+    to: str | None
+    champion: str | None
+    before: str | None
 
 
 def champion(home: Home, name: str) -> Registered | None:
@@ -70,9 +123,34 @@ def champion(home: Home, name: str) -> Registered | None:
 
     def find() -> Registered | None:
         serving = aliases_of(mlflow, name).get(CHAMPION)
-        return version_of(mlflow, name, serving) if serving else None
+        return find_version(mlflow, name, serving) if serving else None
 
     return patiently(find, home)
+
+
+def wanted(home: Home, name: str, version: str) -> Registered:
+    """A version that somebody named, by its number or an alias.
+
+    Raises:
+        Mistake: There is no such model or version.
+        Fault: MLflow is away.
+    """
+    mlflow = client(home)
+    return _existing(home, mlflow, name, _aliases_of_known(home, mlflow, name).get(version, version))
+
+
+def latest(home: Home, name: str) -> Registered:
+    """The newest version of a model.
+
+    Raises:
+        Mistake: There is no such model, or it has no version.
+        Fault: MLflow is away.
+    """
+    mlflow = client(home)
+    _aliases_of_known(home, mlflow, name)
+    newest = partial(mlflow.search_model_versions, f"name = '{name}'", order_by=["version_number DESC"], max_results=1)
+    found = patiently(newest, home)
+    return _existing(home, mlflow, name, str(found[0].version) if found else "1")
 
 
 def files_of(home: Home, registered: Registered, inside: str = "artifacts/model") -> Path:
@@ -137,129 +215,256 @@ def promote(
         The version's aliases.
 
     Raises:
-        Mistake: Another champion serves by now, or the version was rolled back.
+        Mistake: There is no such version, another champion serves by now, or the version was rolled back.
+        Fault: MLflow is away, or another process has held the lock all the time.
     """
-    from filelock import FileLock
-
-    with FileLock(home.locks / f"promote-{name}.lock"):
+    with _alone(home, name):
         mlflow = client(home)
         _reconcile(home, mlflow, name)
-        serving = patiently(lambda: aliases_of(mlflow, name).get(CHAMPION), home)
-        candidate = patiently(lambda: version_of(mlflow, name, new_version), home)
-        if serving == new_version:
+        state = patiently(lambda: _state(mlflow, name), home)
+        candidate = _existing(home, mlflow, name, new_version)
+        if state.champion == candidate.version:
             return candidate.aliases
-        move = Move(name, new_version, expected_champion, by, reason)
-        if serving != expected_champion:
-            move.note(home, "refused", serving=serving)
+        move = Move(name, candidate.version, expected_champion, by, reason)
+        if state.champion != expected_champion:
+            move.note(home, "refused", serving=state.champion)
             raise Mistake(
                 Problem(
-                    "champion", serving,
-                    f"version {new_version} of {name} was measured against champion {expected_champion}",
+                    "champion", state.champion,
+                    f"version {move.to} of {name} was measured against champion {expected_champion}",
                     "run the gate again, against the champion that serves now",
                 )
             )  # fmt: skip
         if candidate.rolled_back and not even_if_rolled_back:
-            move.note(home, "refused", rolled_back=candidate.tags["hone.rolled_back"])
+            move.note(home, "refused", rolled_back=candidate.tags[ROLLED_BACK])
             raise Mistake(
                 Problem(
-                    "version", new_version, f"was rolled back: {candidate.tags['hone.rolled_back']}",
-                    "promote it by hand, saying that it may return",
+                    "version", move.to, f"was rolled back: {candidate.tags[ROLLED_BACK]}",
+                    "to let it return, promote it with --override and --reason",
                 )
             )  # fmt: skip
-        _carry_out(home, mlflow, move)
-        return patiently(lambda: version_of(mlflow, name, new_version), home).aliases
+        _carry_out(home, mlflow, move, after=state.last_move.get("id"))
+        return patiently(lambda: version_of(mlflow, name, candidate.version), home).aliases
 
 
-def rollback(home: Home, name: str, *, by: str, reason: str) -> Registered | None:
+def promote_by_hand(
+    home: Home, name: str, version: str | None = None, *, by: str, reason: str, override: bool = False
+) -> Change:
+    """Make a version champion because a person says so; without `override` only one that the gate let through.
+
+    Args:
+        home: Whose MLflow it is.
+        name: Registered model.
+        version: Who shall serve, by number or alias; default: the challenger.
+        by: Who decided.
+        reason: Why.
+        override: Also a version that the gate did not let through or that was rolled back.
+
+    Raises:
+        Mistake: There is no such model or version, it is not fit to serve, or another champion serves by now.
+        Fault: MLflow is away, or another process has held the lock all the time.
+    """
+    mlflow = client(home)
+    aliases = _aliases_of_known(home, mlflow, name)
+    serving = aliases.get(CHAMPION)
+    number = aliases.get(version, version) if version else _challenger(name, aliases)
+    candidate = _existing(home, mlflow, name, number)
+    if candidate.version != serving and not override:
+        _refuse_unfit(candidate)
+    given = promote(
+        home, name, candidate.version,
+        expected_champion=serving, by=by, reason=reason, even_if_rolled_back=override,
+    )  # fmt: skip
+    serves = candidate.version if CHAMPION in given else _serving(home, mlflow, name)
+    return Change(name, candidate.version, serves, serving)
+
+
+def rollback(home: Home, name: str, *, by: str, reason: str, expected_champion: str | None = None) -> Registered | None:
     """Let the former champion serve again, and mark the present one so that it never returns by itself.
+
+    Former champions that were rolled back themselves or deleted are passed over. A rollback that a crash had cut short
+    is finished and nothing more is taken back, so that the command may be given again.
+
+    Args:
+        home: Whose MLflow it is.
+        name: Registered model.
+        by: Who decided.
+        reason: Why.
+        expected_champion: Version to take back; default: whichever serves.
 
     Returns:
         Who serves now; none when the champion was the first.
 
     Raises:
-        Mistake: Nothing serves.
+        Mistake: Nothing serves, another champion serves by now, or nobody knows who served before.
+        Fault: MLflow is away, or another process has held the lock all the time.
     """
-    from filelock import FileLock
-
-    with FileLock(home.locks / f"promote-{name}.lock"):
+    with _alone(home, name):
         mlflow = client(home)
-        _reconcile(home, mlflow, name)
+        mended = _reconcile(home, mlflow, name)
         present = champion(home, name)
+        if any(line["event"] == "confirmed" and line["rolls_back"] for line in mended):
+            return present
         if present is None:
             raise Mistake(Problem("champion", None, f"no version of {name} serves", "promote one first"))
-        former = present.tags.get("hone.champion_before") or None
-        _carry_out(home, mlflow, Move(name, former, present.version, by, reason, rolls_back=True))
+        if expected_champion not in {None, present.version}:
+            raise Mistake(
+                Problem(
+                    "champion", present.version, f"version {expected_champion} of {name} was to be rolled back",
+                    "roll back again if this one shall be taken back",
+                )
+            )  # fmt: skip
+        move = Move(name, _former(home, mlflow, present), present.version, by, reason, rolls_back=True)
+        _carry_out(home, mlflow, move, after=patiently(lambda: _state(mlflow, name), home).last_move.get("id"))
     return champion(home, name)
 
 
-def reconcile(home: Home) -> list[dict[str, Any]]:
-    """Finish what a crash left half done, and note champions that a person moved in MLflow's own UI.
+def rollback_by_hand(home: Home, name: str, *, by: str, reason: str) -> Change:
+    """Roll back the champion that serves when this begins; see `rollback`."""
+    serving = _aliases_of_known(home, client(home), name).get(CHAMPION)
+    present = rollback(home, name, by=by, reason=reason, expected_champion=serving)
+    version = present.version if present else None
+    return Change(name, version, version, serving)
+
+
+def reconcile(home: Home, name: str | None = None) -> list[Line]:
+    """Finish what a crash left half done, and note champions that were moved by a person or by another home.
 
     A move that was decided but not made is made while the champion it was decided against still serves, else undone.
+    A model whose champion another process moves at this moment is left to that process.
+
+    Args:
+        home: Whose journal it is.
+        name: Registered model; default: all that the journal knows.
 
     Returns:
         The journal lines that were added.
     """
-    from filelock import FileLock
+    from filelock import Timeout
 
-    names = sorted({line["name"] for line in history(home)})
-    mlflow = client(home) if names else None
-    added = []
-    for name in names:
-        with FileLock(home.locks / f"promote-{name}.lock"):
-            added += _reconcile(home, mlflow, name)
+    added: list[Line] = []
+    for known in sorted({line["name"] for line in history(home, name)}):
+        with suppress(Timeout), _lock(home, known).acquire(blocking=False):
+            added += _reconcile(home, client(home), known)
     return added
 
 
-def history(home: Home, name: str | None = None) -> list[dict[str, Any]]:
-    """The journal of promotions, oldest first; of one model, or of all."""
-    file = _promotions(home)
-    if not file.exists():
-        return []
-    lines = []
-    for text in file.read_text(encoding="utf-8").splitlines():
-        with suppress(ValueError):  # the line a crash cut short
-            lines.append(json.loads(text))
-    return [line for line in lines if name in {None, line["name"]}]
+@contextmanager
+def _alone(home: Home, name: str) -> Iterator[None]:
+    """Hold the lock on a model's champion.
 
-
-@dataclass(frozen=True)
-class Move:
-    """One move of the champion alias.
-
-    Attributes:
-        to: Version that shall serve; none takes the alias away.
-        before: Version that serves until then.
-        rolls_back: Whether `before` is taken back.
-        id: Joins the lines of the journal.
+    Raises:
+        Fault: Another process held it all the time.
     """
+    from filelock import Timeout
 
-    name: str
-    to: str | None
-    before: str | None
-    by: str
-    reason: str
-    rolls_back: bool = False
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-    def note(self, home: Home, event: str, **more: Any) -> dict[str, Any]:
-        """Append a line to the journal, on the disk before this returns."""
-        line = {"event": event, "at": _now(), **self.__dict__, **more}
-        file = _promotions(home)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a+b") as journal:
-            # A line that a crash cut short must not swallow this one.
-            if journal.tell() and not file.read_bytes().endswith(b"\n"):
-                journal.write(b"\n")
-            journal.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-            journal.flush()
-            os.fsync(journal.fileno())
-        return line
+    lock = _lock(home, name)
+    try:
+        lock.acquire(timeout=SAID_AFTER_S)
+    except Timeout:
+        log.warning("another process is moving the champion of %s; waiting for it", name)
+        try:
+            lock.acquire(timeout=LOCK_S)
+        except Timeout:
+            raise Fault(f"another process has been moving the champion of {name} for {LOCK_S:.0f} s") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def _carry_out(home: Home, mlflow: MlflowClient, move: Move) -> None:
-    move.note(home, "intent")
-    _set_champion(home, mlflow, move)
+def _lock(home: Home, name: str) -> BaseFileLock:
+    """The kernel frees it when its process dies."""
+    from filelock import FileLock
+
+    return FileLock(home.locks / f"promote-{name}.lock")
+
+
+def _aliases_of_known(home: Home, mlflow: MlflowClient, name: str) -> dict[str, str]:
+    """The aliases of a model.
+
+    Raises:
+        Mistake: Nothing of that name is registered.
+    """
+    found = patiently(lambda: _model_of(mlflow, name), home)
+    if found is not None:
+        return _aliases(found)
+    known = [model.name for model in patiently(mlflow.search_registered_models, home)]
+    near = difflib.get_close_matches(name, known, n=1)
+    remedy = f"did you mean {near[0]}?" if near else "run a recipe first, which registers its model"
+    raise Mistake(Problem("model", name, "nothing of that name is registered", remedy))
+
+
+def _serving(home: Home, mlflow: MlflowClient, name: str) -> str | None:
+    return patiently(lambda: aliases_of(mlflow, name), home).get(CHAMPION)
+
+
+def _challenger(name: str, aliases: Mapping[str, str]) -> str:
+    if CHALLENGER in aliases:
+        return aliases[CHALLENGER]
+    serving = f"version {aliases[CHAMPION]} serves" if CHAMPION in aliases else "none serves"
+    raise Mistake(
+        Problem("version", None, f"no version of {name} waits as challenger, and {serving}", "name a version")
+    )
+
+
+def _existing(home: Home, mlflow: MlflowClient, name: str, number: str) -> Registered:
+    """A version that somebody named.
+
+    Raises:
+        Mistake: There is no such version.
+    """
+    found = patiently(lambda: find_version(mlflow, name, number), home)
+    if found is not None:
+        return found
+    there = patiently(lambda: mlflow.search_model_versions(f"name = '{name}'", max_results=SHOWN_VERSIONS), home)
+    known = ", ".join(str(version.version) for version in there)
+    remedy = f"name a version; the latest are {known}" if known else "run the recipe first"
+    raise Mistake(Problem("version", number, f"{name} has no such version", remedy))
+
+
+def _refuse_unfit(candidate: Registered) -> None:
+    if candidate.gate != "promote":
+        rule = UNFIT.get(candidate.gate, f"the gate says {candidate.gate}")
+        remedy = "to let it serve all the same, promote it with --override and --reason"
+        raise Mistake(Problem("version", candidate.version, rule, remedy))
+
+
+def _former(home: Home, mlflow: MlflowClient, present: Registered) -> str | None:
+    """The last champion before `present` that may serve again; none when there was none.
+
+    Raises:
+        Mistake: Nobody knows, for `present` was made champion outside hone before hone knew the model.
+    """
+    lines = history(home, present.name)
+    journalled = {line["to"]: line["before"] for line in lines if line["event"] in SETTLED and not line["rolls_back"]}
+    passed = {present.version}
+    at, before = present.version, present.tags.get(CHAMPION_BEFORE)
+    while True:
+        if before is None and at not in journalled:
+            rule = f"nobody knows which version of {present.name} served before"
+            raise Mistake(Problem("champion", present.version, rule, "promote the version that shall serve"))
+        at = before if before is not None else journalled[at]
+        if not at or at in passed:
+            return None
+        passed.add(at)
+        found = patiently(partial(find_version, mlflow, present.name, at), home)
+        if found is not None and not found.rolled_back:
+            return at
+        before = found.tags.get(CHAMPION_BEFORE) if found else None
+
+
+def _carry_out(home: Home, mlflow: MlflowClient, move: Move, *, after: str | None) -> None:
+    """Make a move that nothing stands against; `after` is the last move before it, see `LAST_MOVE`."""
+    from mlflow.exceptions import MlflowException
+
+    move.note(home, "intent", after=after)
+    try:
+        _set_champion(home, mlflow, move)
+    except MlflowException as error:
+        move.note(home, "undone", why=first_line(error))
+        rule = f"MLflow does not let it serve: {first_line(error)}"
+        raise Mistake(Problem("version", move.to, rule, "see whether it is still there")) from error
     _finish(home, mlflow, move)
 
 
@@ -271,69 +476,161 @@ def _set_champion(home: Home, mlflow: MlflowClient, move: Move) -> None:
         patiently(lambda: mlflow.set_registered_model_alias(move.name, CHAMPION, to), home)
 
 
-def _finish(home: Home, mlflow: MlflowClient, move: Move) -> dict[str, Any]:
+def _finish(home: Home, mlflow: MlflowClient, move: Move) -> Line:
     """What follows the alias: tags that tell the story in MLflow, and the journal's last word."""
-    if move.before is not None:
-        word = "hone.rolled_back" if move.rolls_back else "hone.was_champion"
-        _tag(home, mlflow, move.name, move.before, {word: f"until {_now()}, by {move.by}: {move.reason}"})
-    if move.to is not None and not move.rolls_back:
-        _tag(home, mlflow, move.name, move.to, {
-            "hone.champion_before": move.before or "",
-            "hone.promoted": f"{_now()}, by {move.by}: {move.reason}",
-        })  # fmt: skip
-    if move.to is not None and patiently(lambda: aliases_of(mlflow, move.name), home).get(CHALLENGER) == move.to:
-        patiently(lambda: mlflow.delete_registered_model_alias(move.name, CHALLENGER), home)
+    _mark(home, mlflow, move)  # first: from here on a crash leaves no doubt that the alias was moved
+    _tell(home, mlflow, move)
     return move.note(home, "confirmed")
 
 
-def _reconcile(home: Home, mlflow: MlflowClient | None, name: str) -> list[dict[str, Any]]:
+def _mark(home: Home, mlflow: MlflowClient, move: Move) -> None:
+    """Tag the model with its last move."""
+    note: Line = {"id": move.id, "at": now(), "to": move.to, "by": move.by, "reason": move.reason[:LONGEST_TAG]}
+    note |= {"rolls_back": move.rolls_back, "host": socket.gethostname()}
+    _try(home, partial(mlflow.set_registered_model_tag, move.name, LAST_MOVE, json.dumps(note)))
+
+
+def _tell(home: Home, mlflow: MlflowClient, move: Move) -> None:
+    """Tag both versions, and take the new champion from the challengers. May be repeated."""
+    why = f"by {move.by}: {move.reason[:LONGEST_TAG]}"
+    if move.before is not None:
+        word = ROLLED_BACK if move.rolls_back else WAS_CHAMPION
+        _try(home, partial(mlflow.set_model_version_tag, move.name, move.before, word, f"until {now()}, {why}"))
+    if move.to is None:
+        return
+    if not move.rolls_back:
+        tags = {CHAMPION_BEFORE: move.before or "", PROMOTED: f"{now()}, {why}"}
+        for key, value in tags.items():
+            _try(home, partial(mlflow.set_model_version_tag, move.name, move.to, key, value))
+        _try(home, partial(mlflow.delete_model_version_tag, move.name, move.to, ROLLED_BACK))
+    if patiently(lambda: aliases_of(mlflow, move.name), home).get(CHALLENGER) == move.to:
+        _try(home, partial(mlflow.delete_registered_model_alias, move.name, CHALLENGER))
+
+
+def _try(home: Home, call: Callable[[], object]) -> None:
+    """Tell MLflow something about a version that somebody may have deleted meanwhile."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        patiently(call, home)
+    except MlflowException as error:
+        log.warning("MLflow does not take a note about the champion: %s", first_line(error))
+
+
+def _reconcile(home: Home, mlflow: MlflowClient, name: str) -> list[Line]:
     """See `reconcile`; the caller holds the lock."""
     lines = history(home, name)
-    if not lines or mlflow is None:
-        return []
-    added = []
-    serving = patiently(lambda: aliases_of(mlflow, name).get(CHAMPION), home)
-    closed = {line["id"] for line in lines if line["event"] != "intent"}
-    for line in lines:
-        if line["event"] != "intent" or line["id"] in closed:
-            continue
-        move = Move(**{key: line[key] for key in Move.__dataclass_fields__})
-        if serving not in {move.to, move.before}:
-            added.append(move.note(home, "undone", serving=serving))
-            continue
-        if serving != move.to:
+    closed = [_close(home, mlflow, intent) for intent in unfinished(lines)]
+    return [*closed, *_catch_up(home, mlflow, [*lines, *closed])]
+
+
+def _close(home: Home, mlflow: MlflowClient, intent: Line) -> Line:
+    """Finish or undo a move that a crash cut short."""
+    from mlflow.exceptions import MlflowException
+
+    move = Move.of(intent)
+    state = patiently(lambda: _state(mlflow, move.name), home)
+    last = state.last_move.get("id")
+    if state.champion != move.to and last != move.id:
+        # The same champion as before may be another's return; then another move came between.
+        if state.champion != move.before or last != intent.get("after"):
+            return move.note(home, "undone", serving=state.champion, why="another move came between")
+        try:
             _set_champion(home, mlflow, move)
-            serving = move.to
-        added.append(_finish(home, mlflow, move))
-        log.warning("%s: finished the move to version %s that a crash had left", name, move.to)
-    settled = [line for line in [*lines, *added] if line["event"] in {"confirmed", "by hand"}]
-    if settled and settled[-1]["to"] != serving:
-        added.append(_note_hand_move(home, mlflow, name, settled[-1]["to"], serving))
+        except MlflowException as error:
+            return move.note(home, "undone", serving=state.champion, why=first_line(error))
+    line = _finish(home, mlflow, move)
+    log.warning("%s: finished the move to version %s that a crash had left", move.name, move.to)
+    return line
+
+
+def _catch_up(home: Home, mlflow: MlflowClient, lines: Sequence[Line]) -> list[Line]:
+    """Note moves that were made elsewhere, so that a rollback knows where to go."""
+    settled = last_settled(lines)
+    if settled is None:
+        return []
+    name, serves, added = settled["name"], settled["to"], []
+    state = patiently(lambda: _state(mlflow, name), home)
+    theirs = state.last_move
+    if theirs and theirs["to"] != serves and theirs["id"] not in {line["id"] for line in lines}:
+        move = Move(name, theirs["to"], serves, theirs["by"], theirs["reason"], theirs["rolls_back"], theirs["id"])
+        added.append(move.note(home, "elsewhere", host=theirs["host"]))
+        serves = move.to
+    if state.champion != serves:
+        added.append(
+            _note_hand_move(home, mlflow, Move(name, state.champion, serves, "a person", "moved outside hone"))
+        )
     return added
 
 
-def _note_hand_move(
-    home: Home, mlflow: MlflowClient, name: str, before: str | None, serving: str | None
-) -> dict[str, Any]:
-    """A person may move the alias in MLflow's UI; that is noted, so that a rollback knows where to go."""
-    move = Move(name, serving, before, "a person", "moved outside hone")
-    if serving is not None:
-        tags = patiently(lambda: version_of(mlflow, name, serving), home).tags
-        if tags.get("hone.gate") == "failed":
-            log.warning("%s version %s was made champion by hand although it failed the gate", name, serving)
-        _tag(home, mlflow, name, serving, {"hone.champion_before": before or ""})
-    return move.note(home, "by hand")
+def _note_hand_move(home: Home, mlflow: MlflowClient, move: Move) -> Line:
+    """A person may move the alias in MLflow's UI."""
+    to = move.to
+    found = patiently(lambda: find_version(mlflow, move.name, to), home) if to else None
+    if found and found.gate not in {None, "promote"}:
+        why = UNFIT.get(found.gate, f"the gate says {found.gate}")
+        log.warning("%s version %s was made champion by hand although %s", move.name, to, why)
+    _tell(home, mlflow, move)
+    line = move.note(home, "by hand")
+    _mark(home, mlflow, move)  # last: a mark that the journal does not know is another home's
+    return line
 
 
-def _tag(home: Home, mlflow: MlflowClient, name: str, number: str, tags: Mapping[str, str]) -> None:
-    """Tag a version; one that somebody deleted meanwhile needs no tags."""
+@dataclass(frozen=True)
+class _State:
+    """What MLflow says of a model's champion, in one request.
+
+    Attributes:
+        champion: Version that serves.
+        last_move: See the function of that name.
+    """
+
+    champion: str | None
+    last_move: Line
+
+
+def _state(mlflow: MlflowClient, name: str) -> _State:
+    found = _model_of(mlflow, name)
+    if found is None:
+        return _State(None, {})
+    return _State(_aliases(found).get(CHAMPION), last_move(found))
+
+
+def last_move(model: RegisteredModel) -> Line:
+    """The last move of a model's champion that any home made or noticed; empty before the first.
+
+    Returns:
+        `id`, `at`, `to`, `by`, `reason`, `rolls_back` and the `host` that made it.
+    """
+    try:
+        found = json.loads(model.tags.get(LAST_MOVE, ""))
+    except ValueError:  # a person wrote something else there
+        return {}
+    needed = {"id", "at", "to", "by", "reason", "rolls_back", "host"}
+    return found if isinstance(found, dict) and needed <= set(found) else {}
+
+
+def _model_of(mlflow: MlflowClient, name: str) -> RegisteredModel | None:
     from mlflow.exceptions import MlflowException
 
-    for key, value in tags.items():
-        try:
-            patiently(partial(mlflow.set_model_version_tag, name, number, key, value), home)
-        except MlflowException as error:
-            log.warning("version %s of %s cannot be tagged: %s", number, name, error)
+    try:
+        return mlflow.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
+def find_version(mlflow: MlflowClient, name: str, number: str) -> Registered | None:
+    """One version; none where there is no such one."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return version_of(mlflow, name, number)
+    except MlflowException as error:
+        if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+            raise
+        return None
 
 
 def version_of(mlflow: MlflowClient, name: str, number: str) -> Registered:
@@ -351,20 +648,9 @@ def version_of(mlflow: MlflowClient, name: str, number: str) -> Registered:
 
 def aliases_of(mlflow: MlflowClient, name: str) -> dict[str, str]:
     """Alias → version; none where nothing of that name is registered."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        found = mlflow.get_registered_model(name).aliases
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return {}
-    return {alias: str(number) for alias, number in found.items()}
+    found = _model_of(mlflow, name)
+    return _aliases(found) if found else {}
 
 
-def _promotions(home: Home) -> Path:
-    return home.journal / "promotions.jsonl"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _aliases(model: RegisteredModel) -> dict[str, str]:
+    return {alias: str(number) for alias, number in model.aliases.items()}

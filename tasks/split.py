@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 SIDES = ("train", "validation", "test")
 CODES = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 NAMES = {code: name for name, code in CODES.items()}
+DEALT = "sides.u8"
+"""Code of every clean row's side, one byte each, in the order of the clean rows; `NOWHERE` for what is taken out."""
 SPELLINGS = {
     "train": "train", "training": "train",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
@@ -49,6 +51,8 @@ UNTIMED = "no_time"
 def split_rows(split: Split, clean: Path, signatures: Sequence[Path] | None, out: Path) -> dict[str, Any]:
     """Write `train.parquet`, `validation.parquet`, `test.parquet`, `leaked.parquet` and a copy of `meta.json`.
 
+    The rows of each are in the order of the clean rows, and `sides.u8` says where each clean row went.
+
     Args:
         split: How sides are decided.
         clean: Folder with the clean rows.
@@ -62,12 +66,15 @@ def split_rows(split: Split, clean: Path, signatures: Sequence[Path] | None, out
     Raises:
         DataError: The source names a side that is none, a side is empty or too small, or train lacks a label.
     """
+    import numpy as np
+
     meta = json.loads((clean / "meta.json").read_text())
     paths = files(clean / "rows")
     rows = deal(split, paths, meta["text_column"], meta["target_columns"])
     kept = Signatures.open(signatures) if signatures else None
     found = find(rows, kept, split.near_duplicates.threshold)
 
+    np.where(found.why == 0, rows.sides, np.uint8(NOWHERE)).tofile(out / DEALT)
     counts, labels, reasons = _write(paths, rows.sides, found, out)
     refuse_unusable(split, counts, labels, set(meta.get("labels", ())))
     shifts = label_shift(labels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from math import sqrt
+from math import ceil, sqrt
 
 from schemas.data import Split
 from schemas.errors import DataError, Problem
@@ -47,16 +47,27 @@ def label_shift(labels: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, 
     return shifts
 
 
-def smallest_visible_difference(rows: int) -> float:
+def smallest_visible_difference(rows: int, differing: float = DIFFERING) -> float:
     """The smallest gain in accuracy d that `rows` test rows show at 95 % confidence and 80 % power, both models paired.
 
-    Solves n = (z₉₅ √ψ + z₈₀ √(ψ - d²))² / d² for d, with ψ = 0.1 the share of predictions in which the models differ:
+    Solves n = (z₉₅ √ψ + z₈₀ √(ψ - d²))² / d² for d, with ψ the share of predictions in which the models differ:
     Connor, Sample size for testing differences in proportions for the paired-sample design, Biometrics 43 (1987).
     More than ψ means that no gain can be seen while so few predictions differ.
+
+    Args:
+        rows: Test rows.
+        differing: ψ.
     """
-    alpha, beta = Z_95**2 * DIFFERING, Z_80**2
-    root = sqrt(max(alpha * rows - (rows + beta) * (alpha - beta * DIFFERING), 0.0))
+    alpha, beta = Z_95**2 * differing, Z_80**2
+    root = sqrt(max(alpha * rows - (rows + beta) * (alpha - beta * differing), 0.0))
     return (sqrt(alpha * rows) + root) / (rows + beta)
+
+
+def rows_to_see(gain: float, differing: float = DIFFERING) -> int | None:
+    """Test rows that show a gain in accuracy; see `smallest_visible_difference`. None where it is more than ψ."""
+    if gain > differing:
+        return None
+    return ceil((Z_95 * sqrt(differing) + Z_80 * sqrt(differing - gain**2)) ** 2 / gain**2)
 
 
 def refuse_unusable(

@@ -1,122 +1,89 @@
 """Tokenize: text to token ids, once; texts longer than `max_seq_length` are measured, and refused above a limit.
 
-Such a text is cut, or its row set aside, or the run stops, as the recipe says. Writes Arrow streams that
-`datasets.Dataset.from_file` maps into memory. Reads and writes a batch of rows at a time.
-Does not cover tokenizers that have no fast (Rust) implementation, nor padding, which is the collator's.
+Such a text is cut, becomes overlapping windows, its row is set aside, or the run stops, as the recipe says. Each file
+of clean rows is encoded by itself (`tasks.tokens_part`); here the rows are dealt to their sides, as Arrow streams that
+`datasets.Dataset.from_file` maps into memory. Does not cover padding, which is the collator's.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property, partial
-from itertools import compress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
-from schemas.base import TaskSection
 from schemas.data import Tokenize
-from schemas.errors import DataError, Problem, RecipeError
+from schemas.errors import DamagedArtifact, DataError, Problem
 from schemas.records import Artifact
 from tasks.base_model import base_model
 from tasks.context import Context
-from tasks.families import MEASURING, Family, Meta, family_of
+from tasks.families import MEASURING
+from tasks.rows import Writer
+from tasks.split import CODES, DEALT, SIDES
 from tasks.stage import stage_task
-from tasks.word_cache import WordCache, splits_at_spaces
+from tasks.tokenizer import Base, longest_input
+from tasks.tokens_part import BATCH_ROWS, FURTHER, read_tokens, tokens_part
 
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
-    from tokenizers import Tokenizer
+    import pyarrow as pa
 
-    SetAside = Callable[[pl.Series, np.ndarray[Any, Any]], None]
+    Ints = np.ndarray[Any, np.dtype[np.integer[Any]]]
 
-SIDES = ("train", "validation", "test")
-BATCH_ROWS = 2_000
 OVERLONG = "overlong.parquet"
 """Rows set aside for their length, where the recipe says so."""
+COLUMNS = ["id", "input_ids", "length", "labels"]
 SHOWN_IDS = 5
 """Overlong rows that an error names."""
-OFFSET_BY_PADDING = frozenset({"camembert", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"})
-"""Architectures that number positions from after the padding token's id: they read that many tokens fewer."""
 
 
 def tokenize_rows(
     tokenize: Tokenize,
-    task: TaskSection,
     *,
-    base_digest: str,  # noqa: ARG001  # part of the key: another model's tokens are other tokens
+    base_digest: str,  # noqa: ARG001  # part of the key: another model pads with another token
     split: Path,
-    base: Path,
-    trust_remote_code: bool,
+    parts: Sequence[Path],
+    base: Base,
     out: Path,
 ) -> dict[str, Any]:
     """Write `train.arrow`, `validation.arrow`, `test.arrow` (`id`, `input_ids`, `length`, `labels`) and `meta.json`.
 
-    With `overlong: drop`, `overlong.parquet` (`id`, `side`, `tokens`) has the rows that are in none of them.
+    With `overlong: drop`, `overlong.parquet` (`id`, `side`, `tokens`) has the rows that are in none of them; with
+    `overlong: window`, the windows of a row follow each other under its id.
 
     Args:
         tokenize: Length of a sequence, what becomes of a longer one, and how many may be longer.
-        task: The recipe's task; its family says what is encoded.
         base_digest: Digest of the base model.
-        split: Folder with the rows of each side.
-        base: Folder of the base model.
-        trust_remote_code: Whether a tokenizer that comes as Python code may run.
+        split: Folder that says each row's side.
+        parts: Folders that `tasks.tokens_part` wrote, one for each file of clean rows, in order.
+        base: The base model.
         out: Where to write.
 
     Returns:
-        `rows` and real `tokens` of each side, `longest` of them, `lengths` of all rows uncut, the share `truncated`
-        and the number `dropped` of each side.
+        `rows` and real `tokens` of each side, `windows` beyond the first of each row, the `longest` of all,
+        `lengths` of all rows uncut, the share `truncated` and the number `dropped` of each side.
 
     Raises:
         DataError: A row is overlong where none may be, more than `max_truncated` are, or none of a side is left.
-        RecipeError: The base model cannot read sequences this long, has no fast tokenizer, or that of another model.
     """
     import numpy as np
 
-    config = read_config(base)
-    _refuse_unreadable_length(tokenize, config)
-    tokenizer = load_tokenizer(base, config, trust_remote_code=trust_remote_code)
-    meta = json.loads((split / "meta.json").read_text())
-    meta |= {"pad_token_id": tokenizer.pad_token_id, "max_seq_length": tokenize.max_seq_length}
+    sides = np.fromfile(split / DEALT, np.uint8)
+    uncut = _uncut(parts)
+    by_side = {side: uncut[sides == CODES[side]] for side in SIDES}
+    _refuse_overlong(tokenize, parts, sides, by_side, longest_input(base.config))
+    _refuse_silent_loss(tokenize, np.concatenate([*by_side.values()]), longest_input(base.config))
+    _refuse_empty_sides(tokenize, by_side)
 
-    limit = longest_input(config)
-    with _policy(tokenize, limit, out / OVERLONG) as policy:
-        sides = {
-            side: encode_side(
-                family_of(task),
-                meta,
-                tokenizer,
-                vocab_size=config.get("vocab_size"),
-                rows=split / f"{side}.parquet",
-                out=out / f"{side}.arrow",
-                set_aside=policy(side),
-            )
-            for side in SIDES
-        }
-    uncut = np.concatenate([lengths.uncut for lengths in sides.values()])
-    _refuse_silent_loss(tokenize, uncut, limit)
-    _refuse_empty_sides(tokenize, sides)
+    written = _write(tokenize, parts, sides, out)
+    meta = json.loads((split / "meta.json").read_text())
+    meta |= {"pad_token_id": base.tokenizer.pad_token_id}
+    meta |= tokenize.model_dump(include={"max_seq_length", "overlong", "stride"})
     (out / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, indent=1))
-    dropped = {side: len(lengths.uncut) - len(lengths.cut) for side, lengths in sides.items()}
-    truncated = {
-        side: int((lengths.uncut > tokenize.max_seq_length).sum()) - dropped[side] for side, lengths in sides.items()
-    }
-    return {
-        "rows": {side: len(lengths.cut) for side, lengths in sides.items()},
-        "tokens": {side: int(lengths.cut.sum(dtype=np.int64)) for side, lengths in sides.items()},
-        "longest": max(int(lengths.cut.max()) for lengths in sides.values()),
-        "lengths": {
-            "median": int(np.median(uncut)),
-            "p95": int(np.percentile(uncut, 95)),
-            "longest_uncut": int(uncut.max()),
-        },
-        "truncated": {side: truncated[side] / len(lengths.uncut) for side, lengths in sides.items()},
-        "truncated_rows": sum(truncated.values()),
-        "dropped": dropped,
-    }
+    return _summary(tokenize, by_side, written)
 
 
 def dropped_rows(tokens: Path, side: str) -> pl.DataFrame:
@@ -128,206 +95,109 @@ def dropped_rows(tokens: Path, side: str) -> pl.DataFrame:
     return rows.filter(pl.col("side") == side).drop("side")
 
 
-@dataclass(frozen=True)
-class BaseTokenizer:
-    """The base model's tokenizer, which neither cuts nor pads of its own accord.
+class Stream:
+    """Writes batches of tokens to one Arrow stream, `BATCH_ROWS` rows or more at a time; no file when no row came.
 
     Attributes:
-        truncation_side: The end that the cut takes text from.
+        rows: Rows written.
+        tokens: In all of them.
+        longest: Tokens of the longest.
     """
 
-    backend: Tokenizer
-    pad_token_id: int
-    truncation_side: Literal["left", "right"]
+    def __init__(self, path: Path) -> None:
+        self.rows = self.tokens = self.longest = 0
+        self._path = path
+        self._waiting: list[pa.RecordBatch] = []
+        self._writer: Any = None
 
-    @cached_property
-    def _words(self) -> WordCache | None:
-        return WordCache(self.backend) if splits_at_spaces(self.backend) else None
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append `batch`, now or later."""
+        if not batch.num_rows:
+            return
+        lengths = batch["length"].to_numpy()
+        self.rows += len(lengths)
+        self.tokens += int(lengths.sum(dtype="int64"))
+        self.longest = max(self.longest, int(lengths.max()))
+        self._waiting.append(batch)
+        if sum(waiting.num_rows for waiting in self._waiting) >= BATCH_ROWS:
+            self._flush()
 
-    def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, special tokens included, uncut."""
-        if self._words is not None:
-            return self._words.ids(texts)
-        return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts))]
+    def _flush(self) -> None:
+        import pyarrow as pa
 
-    def cut_ids(self, texts: Sequence[str], longest: int) -> list[list[int]]:
-        """Token ids of each text, special tokens included and spared by the cut to `longest` tokens."""
-        self.backend.enable_truncation(longest, direction=self.truncation_side)
-        try:
-            return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts))]
-        finally:
-            self.backend.no_truncation()
+        if self._waiting:
+            table = pa.Table.from_batches(self._waiting).combine_chunks()
+            self._writer = self._writer or pa.ipc.new_stream(str(self._path), table.schema)
+            self._writer.write_table(table)
+        self._waiting = []
 
+    def __enter__(self) -> Self:
+        return self
 
-@dataclass(frozen=True)
-class Lengths:
-    """Tokens of each row of a side.
-
-    Attributes:
-        uncut: Of all rows, `[rows]`.
-        cut: Of the rows that were not set aside, after the cut.
-    """
-
-    uncut: np.ndarray[Any, Any]
-    cut: np.ndarray[Any, Any]
-
-
-def load_tokenizer(base: Path, config: Mapping[str, Any], *, trust_remote_code: bool) -> BaseTokenizer:
-    """The tokenizer of the model in the folder `base`.
-
-    A `tokenizer.json` is read as it is: transformers would import torch to do the same.
-
-    Raises:
-        RecipeError: It cannot be read, is not a fast one, or has no token to pad with.
-    """
-    if (base / "tokenizer.json").exists():
-        backend, options = _from_json(base)
-        pad_token_id = _pad_token_id(backend, options, config)
-    else:
-        backend, options = _from_transformers(base, trust_remote_code=trust_remote_code)
-        pad_token_id = options["pad_token_id"]
-    if pad_token_id is None:
-        raise _unusable(base, "its tokenizer has no token to pad with", "add pad_token to its tokenizer_config.json")
-    backend.no_truncation()  # sentence-transformers models carry a cut and a padding of their own
-    backend.no_padding()
-    return BaseTokenizer(backend, int(pad_token_id), "left" if options.get("truncation_side") == "left" else "right")
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._flush()
+        if self._writer is not None:
+            self._writer.close()
 
 
-def read_config(base: Path) -> dict[str, Any]:
-    """The model's `config.json`; that of its text part, where it has several."""
-    config: dict[str, Any] = json.loads((base / "config.json").read_text())
-    text_part: dict[str, Any] = config.get("text_config", {})
-    return config | text_part
+def _write(tokenize: Tokenize, parts: Sequence[Path], sides: Ints, out: Path) -> dict[str, Stream]:
+    """Write the rows of each side to its file, in the order of the clean rows, and those that are dropped to theirs."""
+    written = {side: Stream(out / f"{side}.arrow") for side in SIDES}
+    with ExitStack() as stack:
+        dropped = None
+        if tokenize.overlong == "drop":
+            dropped = stack.enter_context(Writer(out / OVERLONG, _overlong_schema()))
+        for side, stream in written.items():
+            stack.enter_context(stream)
+            for batch in _rows_of(parts, sides, CODES[side]):
+                fits = batch["uncut"].to_numpy() <= tokenize.max_seq_length
+                if dropped is not None and not fits.all():
+                    dropped.write(_overlong(side, _chosen(batch, ~fits)))
+                    stream.write(_chosen(batch, fits).select(COLUMNS))
+                else:
+                    stream.write(batch.select(COLUMNS))
+    return written
 
 
-def longest_input(config: Mapping[str, Any]) -> int | None:
-    """Most tokens the model can read in one sequence; none when it does not number positions."""
-    positions = config.get("max_position_embeddings")
-    if not isinstance(positions, int) or positions <= 0 or config.get("relative_attention"):
-        return None
-    if config.get("model_type") in OFFSET_BY_PADDING:
-        return positions - int(config.get("pad_token_id") or 0) - 1
-    return positions
-
-
-def encode_side(
-    family: Family,
-    meta: Meta,
-    tokenizer: BaseTokenizer,
-    *,
-    vocab_size: int | None,
-    rows: Path,
-    out: Path,
-    set_aside: SetAside | None = None,
-) -> Lengths:
-    """Write the tokens of one side's rows, batch by batch.
+def _rows_of(parts: Sequence[Path], sides: Ints, code: int) -> Iterator[pa.RecordBatch]:
+    """The tokens of one side's rows, in order; see `tasks.tokens_part.encode_file`.
 
     Args:
-        family: Says what is encoded.
-        meta: The task's, with `max_seq_length`.
-        tokenizer: The base model's.
-        vocab_size: Ids that the model knows; none where it does not say.
-        rows: Parquet file of the side.
-        out: Arrow stream to write; not written when no row is left.
-        set_aside: Told the ids and lengths of a batch's overlong rows, which are left out; default: they are cut.
-
-    Raises:
-        RecipeError: The tokenizer makes an id that the model has no embedding for.
+        parts: Where the tokens of all rows are.
+        sides: Code of each row's side.
+        code: Of the side that is wanted.
     """
     import numpy as np
+
+    read = 0
+    for batch in read_tokens(parts):
+        rows = read + np.cumsum(batch["uncut"].to_numpy() != FURTHER)
+        read = int(rows[-1])
+        yield _chosen(batch, sides[rows - 1] == code)
+
+
+def _chosen(batch: pa.RecordBatch, which: np.ndarray[Any, Any]) -> pa.RecordBatch:
     import pyarrow as pa
 
-    from tasks.rows import batches
-
-    uncut, cut = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
-    writer = None
-    try:
-        for batch in batches([rows], size=BATCH_ROWS):
-            ids, labels, lengths = encode_rows(family, meta, tokenizer, batch, cut=set_aside is None)
-            names = batch["id"]
-            uncut.append(lengths)
-            overlong = lengths > meta["max_seq_length"]
-            if set_aside is not None and overlong.any():
-                set_aside(names.filter(overlong), lengths[overlong])
-                ids, labels = (list(compress(values, ~overlong)) for values in (ids, labels))
-                names = names.filter(~overlong)
-            if not ids:
-                continue
-            tokens = pa.array(ids, pa.list_(pa.int32()))
-            _refuse_foreign_ids(vocab_size, int(pa.compute.max(tokens.flatten()).as_py() or 0))
-            encoded = pa.RecordBatch.from_pydict(
-                {
-                    "id": pa.array(names.to_list(), pa.string()),
-                    "input_ids": tokens,
-                    "length": pa.compute.list_value_length(tokens),
-                    "labels": pa.array(labels),
-                }
-            )
-            writer = writer or pa.ipc.new_stream(str(out), encoded.schema)
-            writer.write_batch(encoded)
-            cut.append(encoded["length"].to_numpy())
-    finally:
-        if writer:
-            writer.close()
-    return Lengths(np.concatenate(uncut), np.concatenate(cut))
+    return batch.filter(pa.array(which))
 
 
-def encode_rows(
-    family: Family, meta: Meta, tokenizer: BaseTokenizer, rows: pl.DataFrame, *, cut: bool
-) -> tuple[list[list[int]], list[Any], np.ndarray[Any, Any]]:
-    """Token ids, labels, and tokens before the cut, of each row; with `cut` none is longer than `max_seq_length`."""
+def _uncut(parts: Sequence[Path]) -> Ints:
+    """Length in tokens of every row before the cut, `[rows]`."""
     import numpy as np
 
-    longest = meta["max_seq_length"]
-    ids, labels = family.encode(rows, meta, tokenizer.ids)
-    lengths = np.fromiter(map(len, ids), np.int32, len(ids))
-    overlong = np.flatnonzero(lengths > longest).tolist() if cut else []
-    if overlong:
-        shorter, _ = family.encode(rows[overlong], meta, lambda texts: tokenizer.cut_ids(texts, longest))
-        for place, tokens in zip(overlong, shorter, strict=True):
-            ids[place] = tokens
-    return ids, labels, lengths
+    lengths = (batch["uncut"].to_numpy() for batch in read_tokens(parts))
+    return np.concatenate([np.empty(0, np.int32), *(found[found != FURTHER] for found in lengths)])
 
 
-def _from_json(base: Path) -> tuple[Tokenizer, dict[str, Any]]:
-    from tokenizers import Tokenizer
+def _overlong(side: str, batch: pa.RecordBatch) -> pl.DataFrame:
+    import polars as pl
 
-    notes = base / "tokenizer_config.json"
-    options: dict[str, Any] = json.loads(notes.read_text()) if notes.exists() else {}
-    try:
-        return Tokenizer.from_file(str(base / "tokenizer.json")), options
-    except Exception as error:  # tokenizers raises nothing narrower
-        remedy = "download the model again"
-        raise _unusable(base, f"its tokenizer.json cannot be read: {_first_line(error)}", remedy) from error
-
-
-def _from_transformers(base: Path, *, trust_remote_code: bool) -> tuple[Tokenizer, dict[str, Any]]:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base, use_fast=True, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, ImportError) as error:
-        raise _unusable(
-            base, f"its tokenizer does not load: {_first_line(error)}", "name another base model"
-        ) from error
-    if not getattr(tokenizer, "is_fast", False):
-        raise _unusable(base, "its tokenizer has no fast implementation", "convert it to a tokenizer.json")
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return tokenizer.backend_tokenizer, {"pad_token_id": pad, "truncation_side": tokenizer.truncation_side}
-
-
-def _pad_token_id(backend: Tokenizer, options: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:
-    """What the tokenizer says, else the model; the end-of-text token for models that never padded."""
-    for name in ("pad_token", "eos_token"):
-        token = options.get(name)
-        found = backend.token_to_id(token["content"] if isinstance(token, dict) else token) if token else None
-        if found is not None:
-            return found
-        if name == "pad_token" and backend.padding:
-            return int(backend.padding["pad_id"])
-        if name == "pad_token" and config.get("pad_token_id") is not None:
-            return int(config["pad_token_id"])
-    return None
+    columns = {"id": pl.Series(batch["id"]), "tokens": pl.Series(batch["uncut"])}
+    return pl.DataFrame(columns).with_columns(side=pl.lit(side))
 
 
 def _overlong_schema() -> pl.Schema:
@@ -336,66 +206,57 @@ def _overlong_schema() -> pl.Schema:
     return pl.Schema({"id": pl.String, "side": pl.String, "tokens": pl.Int32})
 
 
-@contextmanager
-def _policy(tokenize: Tokenize, limit: int | None, file: Path) -> Iterator[Callable[[str], SetAside | None]]:
-    """Side → what is done with its overlong rows: none for the cut; `file` takes those that are dropped."""
-    import polars as pl
+def _summary(tokenize: Tokenize, by_side: Mapping[str, Ints], written: Mapping[str, Stream]) -> dict[str, Any]:
+    import numpy as np
 
-    from tasks.rows import Writer
-
-    if tokenize.overlong == "truncate":
-        yield lambda _: None
-    elif tokenize.overlong == "raise":
-        yield lambda side: partial(_refuse_overlong, tokenize, limit, side)
-    else:
-        with Writer(file, _overlong_schema()) as writer:
-
-            def drop(side: str, ids: pl.Series, lengths: np.ndarray[Any, Any]) -> None:
-                writer.write(pl.DataFrame({"id": ids, "side": [side] * len(ids), "tokens": lengths}))
-
-            yield lambda side: partial(drop, side)
+    longer = {side: int((uncut > tokenize.max_seq_length).sum()) for side, uncut in by_side.items()}
+    nothing = dict.fromkeys(longer, 0)
+    cut = longer if tokenize.overlong == "truncate" else nothing
+    dropped = longer if tokenize.overlong == "drop" else nothing
+    rows = {side: len(uncut) - dropped[side] for side, uncut in by_side.items()}
+    uncut = np.concatenate([*by_side.values()])
+    return {
+        "rows": rows,
+        "tokens": {side: stream.tokens for side, stream in written.items()},
+        "windows": {side: stream.rows - rows[side] for side, stream in written.items()},
+        "longest": max(stream.longest for stream in written.values()),
+        "lengths": {
+            "median": int(np.median(uncut)),
+            "p95": int(np.percentile(uncut, 95)),
+            "longest_uncut": int(uncut.max()),
+        },
+        "truncated": {side: cut[side] / len(lengths) for side, lengths in by_side.items()},
+        "truncated_rows": sum(cut.values()),
+        "dropped": dropped,
+    }
 
 
 def _refuse_overlong(
-    tokenize: Tokenize, limit: int | None, side: str, ids: pl.Series, lengths: np.ndarray[Any, Any]
-) -> NoReturn:
-    """Nothing after these rows was read: a longer one may follow."""
-    longest = int(lengths.max())
+    tokenize: Tokenize, parts: Sequence[Path], sides: Ints, by_side: Mapping[str, Ints], limit: int | None
+) -> None:
+    """Where none may be: the first side that has some is named, with its first ones."""
+    overlong = [side for side, uncut in by_side.items() if (uncut > tokenize.max_seq_length).any()]
+    if tokenize.overlong != "raise" or not overlong:
+        return
+    side, ids = overlong[0], list[str]()
+    for batch in _rows_of(parts, sides, CODES[overlong[0]]):
+        ids += _chosen(batch, batch["uncut"].to_numpy() > tokenize.max_seq_length)["id"].to_pylist()
+        if len(ids) > SHOWN_IDS:
+            break
+    longest = int(by_side[side].max())
     enough = longest + -longest % 8
     longer = f"raise tokenize.max_seq_length to {enough} or more, " if limit is None or enough <= limit else ""
-    shown = ", ".join(ids.head(SHOWN_IDS)) + (" …" if len(ids) > SHOWN_IDS else "")
+    shown = ", ".join(ids[:SHOWN_IDS]) + (" …" if len(ids) > SHOWN_IDS else "")
     rule = f"{side} rows have more than {tokenize.max_seq_length} tokens, up to {longest}: {shown}"
-    remedy = f"{longer}shorten them, or set it to truncate or drop"
+    remedy = f"{longer}shorten them, or set it to truncate, window or drop"
     raise DataError(Problem("tokenize.overlong", tokenize.overlong, rule, remedy))
 
 
-def _refuse_empty_sides(tokenize: Tokenize, sides: Mapping[str, Lengths]) -> None:
-    empty = [side for side, lengths in sides.items() if not len(lengths.cut)]
-    if empty:
-        rule = f"every row of {' and '.join(empty)} has more than {tokenize.max_seq_length} tokens"
-        raise DataError(Problem("tokenize.overlong", tokenize.overlong, rule, "raise tokenize.max_seq_length"))
-
-
-def _refuse_unreadable_length(tokenize: Tokenize, config: Mapping[str, Any]) -> None:
-    limit = longest_input(config)
-    if limit is not None and tokenize.max_seq_length > limit:
-        rule = f"the base model reads at most {limit} tokens"
-        raise RecipeError(
-            Problem("tokenize.max_seq_length", tokenize.max_seq_length, rule, f"set it to {limit} or less")
-        )
-
-
-def _refuse_foreign_ids(vocab_size: int | None, largest: int) -> None:
-    if vocab_size is not None and largest >= vocab_size:
-        rule = f"the tokenizer makes token {largest}, the model knows {vocab_size}: they do not belong together"
-        raise RecipeError(Problem("model.base", largest, rule, "put the tokenizer of this model into its folder"))
-
-
-def _refuse_silent_loss(tokenize: Tokenize, uncut: np.ndarray[Any, Any], limit: int | None) -> None:
+def _refuse_silent_loss(tokenize: Tokenize, uncut: Ints, limit: int | None) -> None:
     import numpy as np
 
     share = float((uncut > tokenize.max_seq_length).mean())
-    if share <= tokenize.max_truncated:
+    if share <= tokenize.max_truncated or tokenize.overlong == "window":
         return
     enough = int(np.quantile(uncut, 1 - tokenize.max_truncated, method="higher"))
     enough += -enough % 8
@@ -409,26 +270,56 @@ def _refuse_silent_loss(tokenize: Tokenize, uncut: np.ndarray[Any, Any], limit: 
     raise DataError(Problem("tokenize.max_truncated", tokenize.max_truncated, rule, remedy))
 
 
-def _unusable(base: Path, rule: str, remedy: str) -> RecipeError:
-    return RecipeError(Problem("model.base", str(base), rule, remedy))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
+def _refuse_empty_sides(tokenize: Tokenize, by_side: Mapping[str, Ints]) -> None:
+    empty = [side for side, uncut in by_side.items() if (uncut > tokenize.max_seq_length).all()]
+    if tokenize.overlong == "drop" and empty:
+        rule = f"every row of {' and '.join(empty)} has more than {tokenize.max_seq_length} tokens"
+        raise DataError(Problem("tokenize.overlong", tokenize.overlong, rule, "raise tokenize.max_seq_length"))
 
 
 @stage_task
-def tokenize(context: Context, sides: Artifact) -> Artifact:
+def tokenize(context: Context, cleaned: Artifact, sides: Artifact) -> Artifact:
     """Turn the rows' text into the base model's tokens."""
     recipe = context.recipe
-    base, digest = base_model(recipe.model, context.home)
-    return context.artifact(
+    folder, digest = base_model(recipe.model, context.home)
+    base = Base(folder, recipe.model.trust_remote_code)
+    tokens = context.artifact(
         "tokenize",
         tokenize_rows,
-        settings={"tokenize": recipe.tokenize, "task": recipe.task, "base_digest": digest},
-        inputs={"split": sides},
-        unkeyed={"base": base, "trust_remote_code": recipe.model.trust_remote_code},
-        modules=(type(context.family).__module__,),
-        apart_from=MEASURING,
-        libraries=("polars", "pyarrow", "tokenizers"),
+        settings={"tokenize": recipe.tokenize, "base_digest": digest},
+        inputs={"split": sides, "parts": _parts(context, cleaned, base, digest)},
+        unkeyed={"base": base},
+        libraries=("numpy", "polars", "pyarrow", "tokenizers"),
     )
+    base.release()
+    return tokens
+
+
+def _parts(context: Context, cleaned: Artifact, base: Base, base_digest: str) -> list[Artifact]:
+    """The tokens of each file of the clean rows; only of a new file are they made."""
+    manifest = context.store.find(cleaned.stage, cleaned.key)
+    if manifest is None:
+        raise DamagedArtifact(f"{context.store.location(cleaned.stage, cleaned.key)} is gone")
+    asked = context.recipe.tokenize
+    return [
+        context.artifact(
+            "tokens-part",
+            tokens_part,
+            settings={
+                "sha256": about["sha256"],
+                "meta_sha256": manifest.files["meta.json"]["sha256"],
+                "max_seq_length": asked.max_seq_length,
+                "stride": asked.stride if asked.overlong == "window" else None,
+                "task": context.recipe.task,
+                "base_digest": base_digest,
+            },
+            unkeyed={"file": name, "folder": lambda: context.path(cleaned), "base": base},
+            modules=(type(context.family).__module__,),
+            apart_from=MEASURING,
+            libraries=("polars", "pyarrow", "tokenizers"),
+            part_of="tokenize",
+            part=name,
+        )
+        for name, about in sorted(manifest.files.items())
+        if name.startswith("rows/")
+    ]

@@ -19,6 +19,7 @@ JOBS = {
     "train": "tasks.learner:train",
     "rehearse": "tasks.rehearsal:rehearse",
     "predict": "tasks.predict:predict",
+    "latency": "tasks.latency:latency",
 }
 """Job → `module:function`; the function takes `emit` and the spec as keywords."""
 

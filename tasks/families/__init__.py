@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from schemas.base import TaskSection, load_family
-from schemas.records import Interval
+from schemas.records import Interval, Paired
 
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
     import torch
 
-DRAWING = ("tasks.baselines", "tasks.plots")
+DRAWING = ("tasks.baselines", "tasks.calibration", "tasks.plots")
 """Modules that families use for reports alone: a change in them retrains nothing."""
 MEASURING = (*DRAWING, "tasks.classification")
 """Modules that families use once there is a model: a change in them prepares no data again."""
@@ -29,7 +29,7 @@ Meta = Mapping[str, Any]
 
 
 class Encoder(Protocol):
-    """Text to token ids, in batches: `tasks.tokenize` makes one from the base model's tokenizer."""
+    """Text to token ids, in batches: `tasks.tokenizer` makes one from the base model's tokenizer."""
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special tokens included, uncut."""
@@ -91,7 +91,10 @@ class Family(Protocol):
     def outputs(
         self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor], weights: torch.Tensor | None
     ) -> tuple[np.ndarray[Any, Any], torch.Tensor]:
-        """What is predicted for each row of a batch, `[batch, …]` float32 on the CPU, and `loss_sum` of the batch."""
+        """What is predicted for each row of a batch, `[batch, …]` float32 on the CPU, and `loss_sum` of the batch.
+
+        Where a text was cut into windows, the mean of their outputs is the text's.
+        """
         ...
 
     def predictions(self, outputs: np.ndarray[Any, Any], labels: Sequence[Any], meta: Meta) -> dict[str, Any]:
@@ -108,7 +111,7 @@ class Family(Protocol):
         """Every metric with its bootstrap interval."""
         ...
 
-    def gain(
+    def paired(
         self,
         new: pl.DataFrame,
         old: pl.DataFrame,
@@ -118,8 +121,57 @@ class Family(Protocol):
         resamples: int,
         confidence: float,
         seed: int,
-    ) -> Interval:
-        """Metric of `new` less that of `old` on the same rows (joined by id), with its paired bootstrap interval."""
+    ) -> Paired:
+        """`new` against `old` on the same rows (joined by id), by one metric and the test that fits it."""
+        ...
+
+    def from_served(self, served: Sequence[Mapping[str, Any]], rows: pl.DataFrame, meta: Meta) -> pl.DataFrame:
+        """Predictions out of what a registered model answered, for the rows (clean, in the same order) it was asked.
+
+        A registered model may know other labels than `meta`: what it said is kept as it is.
+        """
+        ...
+
+    def row_scores(self, predictions: pl.DataFrame, meta: Meta) -> pl.Series:
+        """How good each prediction is, 0 to 1, Float64: right or wrong for classification. Slices are means of it."""
+        ...
+
+    def calibrate(
+        self, validation: pl.DataFrame, meta: Meta, *, abstain_precision: float | None, confidence: float
+    ) -> dict[str, Any]:
+        """What is fitted on the predictions of the validation rows and travels with the model, as JSON values.
+
+        Args:
+            validation: Predictions as the model makes them.
+            meta: The task's.
+            abstain_precision: Share of right answers wanted where the model does not abstain; none: it never does.
+            confidence: That the wanted share is reached.
+
+        Returns:
+            Empty where the family has nothing to fit.
+        """
+        ...
+
+    def calibrated(self, predictions: pl.DataFrame, calibration: Mapping[str, Any]) -> pl.DataFrame:
+        """The predictions as the calibrated model makes them; those given where `calibration` is empty."""
+        ...
+
+    def abstention(
+        self, predictions: pl.DataFrame, calibration: Mapping[str, Any], *, confidence: float
+    ) -> dict[str, Any]:
+        """Of these rows: `coverage`, and `precision` (value, low, high); empty where it never does."""
+        ...
+
+    def disagreements(
+        self, served: Sequence[Mapping[str, Any]], recorded: pl.DataFrame, meta: Meta
+    ) -> list[tuple[str, str]]:
+        """(id, what differs) of every row that is served otherwise than it was recorded, beyond rounding.
+
+        Args:
+            served: What the registered model predicts, in the order of `recorded`.
+            recorded: Calibrated predictions.
+            meta: The task's.
+        """
         ...
 
     def baselines(self, split: Path, meta: Meta, metric: str, out: Path) -> dict[str, dict[str, Any]]:
@@ -130,8 +182,8 @@ class Family(Protocol):
         """
         ...
 
-    def plots(self, predictions: pl.DataFrame, meta: Meta, out: Path) -> list[Path]:
-        """Draw the family's pictures of these predictions below `out`."""
+    def plots(self, predictions: pl.DataFrame, uncalibrated: pl.DataFrame, meta: Meta, out: Path) -> list[Path]:
+        """Draw the family's pictures of these predictions, calibrated and as the model made them, below `out`."""
         ...
 
 

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from schemas.base import Label, TaskSection
 from schemas.errors import DataError, Problem
-from schemas.records import Interval
+from schemas.records import Interval, Paired
 from tasks.families import Encoder, Meta
 
 if TYPE_CHECKING:
@@ -25,12 +25,21 @@ if TYPE_CHECKING:
 
 AUTO_WEIGHTS_FROM = 10.0
 """Largest class over smallest from which `class_weights: auto` weighs the loss."""
+NO_ANSWER = ""
+"""Stands for the label where a model gives none."""
+TOLERANCE = 1e-4
+"""Largest difference of a served probability. Float32 sums in another order differ by 1e-6, a wrong token by 1e-3."""
+OTHER_LABEL = "(another label)"
+"""What a prediction counts as, between two models, that is none of the labels: a champion may know others."""
 
 
 class TextClassificationTask(TaskSection):
     """One label for each text."""
 
-    metrics: ClassVar[tuple[str, ...]] = ("macro_f1", "micro_f1", "accuracy", "precision", "recall", "mcc")
+    metrics: ClassVar[tuple[str, ...]] = (
+        "macro_f1", "micro_f1", "accuracy", "precision", "recall", "mcc", "balanced_accuracy", "weighted_f1",
+    )  # fmt: skip
+    measures: ClassVar[tuple[str, ...]] = ("auroc", "auprc", "log_loss", "brier", "ece")
     family: Literal["text-classification"] = "text-classification"
     text_column: str = "text"
     """Column of the source that holds the text."""
@@ -186,7 +195,7 @@ class TextClassification:
             predictions, meta["labels"], resamples=resamples, confidence=confidence, seed=seed
         )
 
-    def gain(
+    def paired(
         self,
         new: pl.DataFrame,
         old: pl.DataFrame,
@@ -196,13 +205,85 @@ class TextClassification:
         resamples: int,
         confidence: float,
         seed: int,
-    ) -> Interval:
-        """Paired bootstrap over the rows both have."""
+    ) -> Paired:
+        """Paired bootstrap over the rows both have, and McNemar's test where the metric is a share of right answers."""
         from tasks import classification
 
-        return classification.gain(
-            new, old, meta["labels"], metric, resamples=resamples, confidence=confidence, seed=seed
+        return classification.paired_test(
+            new,
+            old,
+            meta["labels"],
+            metric,
+            resamples=resamples,
+            confidence=confidence,
+            seed=seed,
+            others=OTHER_LABEL,
         )
+
+    def from_served(self, served: Sequence[Mapping[str, Any]], rows: pl.DataFrame, meta: Meta) -> pl.DataFrame:
+        """Label and probabilities as they were answered; no answer is a wrong one, of which nothing is probable.
+
+        Without probabilities where the model knows other labels than `meta`.
+        """
+        import polars as pl
+
+        labels = list(meta["labels"])
+        nothing = dict.fromkeys(labels, 1 / len(labels))
+        named = [answer["probabilities"] or nothing for answer in served]
+        found = pl.DataFrame(
+            {
+                "id": rows["id"],
+                "truth": rows["label"],
+                "prediction": [answer["label"] or NO_ANSWER for answer in served],
+            }
+        )
+        if any(probabilities.keys() != nothing.keys() for probabilities in named):
+            return found
+        return found.with_columns(probabilities=pl.Series([[row[label] for label in labels] for row in named]))
+
+    def row_scores(self, predictions: pl.DataFrame, meta: Meta) -> pl.Series:
+        """1 where the prediction is the truth, else 0."""
+        import polars as pl
+
+        del meta
+        right = pl.col("truth") == pl.col("prediction")
+        return predictions.select(right.cast(pl.Float64).alias("score")).to_series()
+
+    def calibrate(
+        self, validation: pl.DataFrame, meta: Meta, *, abstain_precision: float | None, confidence: float
+    ) -> dict[str, Any]:
+        """A temperature and, where asked for, the probability below which the model abstains."""
+        from tasks import calibration
+
+        return calibration.fit(validation, meta["labels"], abstain_precision=abstain_precision, confidence=confidence)
+
+    def calibrated(self, predictions: pl.DataFrame, calibration: Mapping[str, Any]) -> pl.DataFrame:
+        """The predictions with calibrated probabilities; the predicted labels stay."""
+        from tasks import calibration as fitted
+
+        return fitted.calibrated(predictions, calibration)
+
+    def abstention(
+        self, predictions: pl.DataFrame, calibration: Mapping[str, Any], *, confidence: float
+    ) -> dict[str, Any]:
+        """Coverage and precision where the model does not abstain; see `tasks.calibration.abstention`."""
+        from tasks import calibration as fitted
+
+        return fitted.abstention(predictions, calibration, confidence=confidence)
+
+    def disagreements(
+        self, served: Sequence[Mapping[str, Any]], recorded: pl.DataFrame, meta: Meta
+    ) -> list[tuple[str, str]]:
+        """Rows served with another label or other probabilities than were recorded.
+
+        Another label counts where the recorded best two probabilities are further apart than the tolerance allows.
+        """
+        found = []
+        for was, now in zip(recorded.iter_rows(named=True), served, strict=True):
+            difference = _difference(was, now, meta["labels"])
+            if difference:
+                found.append((was["id"], difference))
+        return found
 
     def baselines(self, split: Path, meta: Meta, metric: str, out: Path) -> dict[str, dict[str, Any]]:
         """The most frequent label, and logistic regression on TF-IDF."""
@@ -210,11 +291,29 @@ class TextClassification:
 
         return baselines.classification(split, meta["labels"], metric, out)
 
-    def plots(self, predictions: pl.DataFrame, meta: Meta, out: Path) -> list[Path]:
-        """The confusion matrix."""
+    def plots(self, predictions: pl.DataFrame, uncalibrated: pl.DataFrame, meta: Meta, out: Path) -> list[Path]:
+        """The confusion matrix and, where there are probabilities, precision against recall and the calibration."""
         from tasks import plots
 
-        return [plots.confusion_matrix(predictions, meta["labels"], out / "confusion_matrix.png")]
+        drawn = [plots.confusion_matrix(predictions, meta["labels"], out / "confusion_matrix.png")]
+        if "probabilities" in predictions.columns:
+            drawn.append(plots.precision_recall(predictions, meta["labels"], out / "precision_recall.png"))
+            drawn.append(plots.reliability(uncalibrated, predictions, out / "reliability.png"))
+        return drawn
+
+
+def _difference(was: Mapping[str, Any], now: Mapping[str, Any], labels: Sequence[str]) -> str | None:
+    """What differs between the recorded and the served prediction of a row, beyond rounding."""
+    if now["probabilities"] is None:
+        return f"{was['prediction']} was recorded, nothing is served"
+    named = dict(zip(labels, was["probabilities"], strict=True))
+    apart = max(abs(named.get(label, 2.0) - p) for label, p in now["probabilities"].items())
+    best, second = sorted(was["probabilities"])[-1:-3:-1]
+    if now["label"] != was["prediction"] and best - second > 2 * TOLERANCE:
+        return f"{was['prediction']} was recorded, {now['label']} is served"
+    if not apart <= TOLERANCE:  # NaN is a difference, too
+        return f"a probability differs by {apart:.2g}"
+    return None
 
 
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:

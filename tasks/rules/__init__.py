@@ -1,1 +1,1 @@
-"""The rules of cleaning: `text`, `redaction`, `targets` and `moments` repair; `language` and `several` judge."""
+"""The rules of cleaning: `text`, `personal_data`, `targets` and `moments` repair; `language` and `several` judge."""

@@ -19,7 +19,8 @@ from schemas.base import TaskSection
 from schemas.data import Clean
 from tasks.families import Family, family_of
 from tasks.rows import Writer, batches
-from tasks.rules import language, moments, redaction, targets, text
+from tasks.rules import language, moments, redaction, targets
+from tasks.rules.repair import REDACT, Step, steps
 from tasks.rules.several import KEYS
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 REASON = "reason"
 COUNTS = "counts.json"
 RAW_TIME = "__raw_time"
-Repair = tuple[str, "Callable[[pl.Series], pl.Series]"]
-"""Name of a rule, and what it makes of a column."""
 
 
 @dataclass
@@ -176,11 +175,16 @@ def repair(rules: Clean, family: Family, rows: pl.DataFrame, counts: Counts) -> 
     """The rows put right, and counted; `time` becomes a moment, with what the source wrote in `RAW_TIME`."""
     import polars as pl
 
+    from schemas import frames
+
     counts.collected += rows.height
     counts.lacking.update(lacking(rows))
     before = rows
-    for name, rule in text_repairs(rules):
-        rows = _applied(name, rule, rows, family.text_columns, counts)
+    kept = [column for column in rows.columns if column.startswith(frames.META_PREFIX)]
+    for name, rule in steps(text_rules(rules)):
+        # A kept column may name a person as well as a text does.
+        columns = (*family.text_columns, *kept) if name.startswith(REDACT) else family.text_columns
+        rows = _applied(name, rule, rows, columns, counts)
     counts.repaired += _changed(before, rows, family.text_columns)
     own_targets = [column for column in family.target_columns if column not in family.text_columns]
     for name, rule in target_repairs(rules):
@@ -190,23 +194,25 @@ def repair(rules: Clean, family: Family, rows: pl.DataFrame, counts: Counts) -> 
     return rows.with_columns(moments.moments(rows["time"]), rows["time"].alias(RAW_TIME))
 
 
-def text_repairs(rules: Clean) -> list[Repair]:
-    """The rules for texts that are on, in order: markup before entities, placeholders when no tag can be meant."""
-    repairs: list[Repair] = []
+def text_rules(rules: Clean) -> dict[str, Any]:
+    """The rules for texts that are on, in order: markup before entities, placeholders when no tag can be meant.
+
+    They travel with the rows and the model, see `tasks.rules.repair`.
+    """
+    on: list[dict[str, Any]] = []
     if rules.strip_markup:
-        repairs.append(("strip_markup", text.strip_markup))
+        on.append({"rule": "strip_markup"})
     if rules.fix_text:
-        repairs.append(("fix_text", partial(text.fix_text, form=rules.unicode_form)))
-    for name, redactor in redaction.redactors(rules.redact).items():
-        repairs.append((f"redact:{name}", partial(redaction.redact, redactor=redactor)))
+        on.append({"rule": "fix_text", "form": rules.unicode_form})
+    on += ({"rule": "redact", "redactor": name} for name in redaction.redactors(rules.redact))
     if rules.collapse_whitespace:
-        repairs.append(("collapse_whitespace", text.collapse_whitespace))
-    return repairs
+        on.append({"rule": "collapse_whitespace"})
+    return {"steps": on}
 
 
-def target_repairs(rules: Clean) -> list[Repair]:
+def target_repairs(rules: Clean) -> list[Step]:
     """The rules for targets that are on, in order."""
-    repairs: list[Repair] = [("strip_targets", targets.strip)]
+    repairs: list[Step] = [("strip_targets", targets.strip)]
     if rules.label_aliases:
         aliases = targets.folded(rules.label_aliases)
         repairs.append(("label_aliases", partial(targets.replace_aliases, aliases=aliases)))

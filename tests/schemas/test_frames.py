@@ -97,7 +97,7 @@ def test_the_tasks_columns_are_those_that_not_all_rows_have():
 @pytest.mark.parametrize("values", [["positive", "negative"], [0.5, 1.5]])
 def test_predictions_are_of_any_type_and_carry_more_columns(values):
     predictions = pl.DataFrame(
-        {"id": ["a", "b"], "truth": values, "prediction": values, "probabilities": [[1.0], [0.5]]}
+        {"id": ["a", "b"], "truth": values, "prediction": values, "probabilities": [[1.0, 0.0], [0.5, 0.5]]}
     )
     assert frames.Predictions.validate(predictions, lazy=True).height == 2
 
@@ -108,6 +108,46 @@ def test_predictions_are_never_missing():
         frames.Predictions.validate(predictions, lazy=True)
     with pytest.raises(SchemaErrors, match="column 'truth' not in dataframe"):
         frames.Predictions.validate(predictions.drop("truth"), lazy=True)
+
+
+@pytest.mark.parametrize("kind", [pl.Float32, pl.Float64])
+def test_probabilities_add_up_to_one(kind):
+    shares = [[0.5, 0.25, 0.25], [1.0, 0.0, 0.0], [0.3334, 0.3333, 0.3333 + 0.0009]]
+    predictions = pl.DataFrame(
+        {
+            "id": ["a", "b", "c"],
+            "truth": ["x", "y", "z"],
+            "prediction": ["x", "x", "z"],
+            "probabilities": pl.Series(shares, dtype=pl.List(kind)),
+        }
+    )
+    assert frames.Predictions.validate(predictions, lazy=True).equals(predictions)
+    for start in range(3):
+        assert frames.Predictions.validate(predictions[start : start + 1], lazy=True).height == 1
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [[1.0], [0.5, 0.25, 0.25], [1.2, -0.2], [0.5, 0.49], [float("nan"), 1.0], [0.5, None], [0.5, None, 0.5], [], None],
+)
+def test_probabilities_that_are_none_are_found_by_their_row(odd):
+    predictions = pl.DataFrame(
+        {
+            "id": ["a", "b", "c"],
+            "truth": ["x"] * 3,
+            "prediction": ["x"] * 3,
+            "probabilities": pl.Series([[0.5, 0.5], odd, [0.1, 0.9]], dtype=pl.List(pl.Float64)),
+        }
+    )
+    with pytest.raises(SchemaErrors, match="probabilities") as caught:
+        frames.Predictions.validate(predictions, lazy=True)
+    assert caught.value.failure_cases["index"].unique().to_list() == [1]
+
+
+def test_probabilities_are_lists():
+    predictions = pl.DataFrame({"id": ["a"], "truth": ["x"], "prediction": ["x"], "probabilities": [0.5]})
+    with pytest.raises(SchemaErrors, match="probabilities"):
+        frames.Predictions.validate(predictions, lazy=True)
 
 
 def test_one_error_tells_all():

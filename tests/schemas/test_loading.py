@@ -81,7 +81,7 @@ BROKEN = {
     "a metric of another task": (
         VALID + "evaluate: {metric: bleu}\n",
         ["recipe: evaluate.metric is 'bleu': text-classification has macro_f1, micro_f1, accuracy, precision, recall, "
-         "mcc; change one of them"],
+         "mcc, balanced_accuracy, weighted_f1; change one of them"],
     ),
     "bounds in the wrong order": (
         VALID + "clean: {min_chars: 9, max_chars: 3}\n",

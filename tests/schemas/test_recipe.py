@@ -55,6 +55,11 @@ def test_a_recipe_survives_json_and_comes_back_equal(tmp_path):
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
 
 
+def test_a_stride_is_no_matter_where_no_windows_are_made():
+    assert minimal(tokenize={"max_seq_length": 8}).tokenize.stride == 32
+    assert minimal(tokenize={"max_seq_length": 8, "overlong": "window", "stride": 5}).tokenize.stride == 5
+
+
 def test_a_recipe_cannot_be_changed():
     with pytest.raises(ValidationError, match="frozen"):
         minimal().train.epochs = 3
@@ -75,6 +80,7 @@ def minimal(**sections):
         ({"collect": {"source": {"kind": "csv", "path": "x", "test_path": "y"}}}, "brings its own test rows"),
         ({"split": {"kind": "hash", "test": 0.5, "validation": 0.5}}, "at least 0.1 must be left to train"),
         ({"gate": {"thresholds": [{"metric": "rouge", "at_least": 0.1}]}}, "gate.thresholds.0.metric is 'rouge'"),
+        ({"tokenize": {"overlong": "window", "max_seq_length": 34}}, r"stride \(32\) must be less than 32"),
     ],
 )
 def test_rules_across_fields(sections, message):

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from schemas import frames
 from schemas.errors import DataError
 from tasks import baselines, classification
 
@@ -79,6 +80,15 @@ def test_the_most_probable_label_is_predicted(split: Path, tmp_path: Path) -> No
     probabilities = np.array(predictions["probabilities"].to_list())
     assert probabilities.sum(1) == pytest.approx(np.ones(90))
     assert [LABELS[i] for i in probabilities.argmax(1)] == predictions["prediction"].to_list()
+
+
+def test_their_probabilities_are_measured_too(split: Path, tmp_path: Path) -> None:
+    fitted(split, tmp_path / "out")
+    for name in ("majority", "tfidf"):
+        predictions = frames.Predictions.validate(pl.read_parquet(tmp_path / "out" / f"{name}.parquet"), lazy=True)
+        scores = classification.score(predictions, LABELS)
+        assert scores.keys() >= {"auroc", "auprc", "log_loss", "brier", "ece"}
+        assert (scores["auroc"] == 0.5) == (name == "majority")
 
 
 def test_the_same_rows_give_the_same_bytes(split: Path, tmp_path: Path) -> None:

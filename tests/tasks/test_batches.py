@@ -22,6 +22,18 @@ def test_rows_are_read_across_arrow_chunks_as_they_were_written(table, tmp_path)
     assert [table.row(i).tolist() for i in range(len(table))] == written
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 3, 10])
+def test_rows_of_one_id_one_after_the_other_are_windows_of_one_text(tmp_path, chunk):
+    import pyarrow as pa
+
+    names = ["a", "b", "b", "b", "c", "b"]
+    rows = pa.table({"id": names, "input_ids": [[1]] * 6, "length": pa.array([1] * 6, pa.int32()), "labels": [0] * 6})
+    with pa.ipc.new_stream(tmp_path / "t.arrow", rows.schema) as stream:
+        for batch in rows.to_batches(max_chunksize=chunk):
+            stream.write_batch(batch)
+    assert TokenTable(tmp_path / "t.arrow", 0).text_starts.tolist() == [0, 1, 4, 5]
+
+
 def test_a_batch_is_padded_to_its_longest_row_and_no_further(table):
     rows = np.array([0, 7, 120])
     batch = table.batch(rows)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,11 +12,16 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from schemas.errors import DataError
-from tasks import classification
+from schemas.records import Interval
+from tasks import bootstrap, classification
 from tasks.families.text_classification import TextClassificationTask
 
 LABELS = ["negative", "neutral", "positive"]
 FEW = {"resamples": 400, "confidence": 0.95, "seed": 7}
+
+
+def gain(*predictions: Any, **options: Any) -> Interval:
+    return classification.paired_test(*predictions, **options).gain
 
 
 def frame(truth: list[str], prediction: list[str]) -> pl.DataFrame:
@@ -37,6 +43,11 @@ def random_predictions(rows: int, labels: list[str], seed: int, accuracy: float 
 def test_its_names_are_those_the_recipe_may_ask_for() -> None:
     scores = classification.score(from_confusion([[1, 0, 0], [0, 1, 0], [0, 0, 1]]), LABELS)
     assert {name for name in scores if "/" not in name} == set(TextClassificationTask.metrics)
+    with_probabilities = random_predictions(50, LABELS, seed=1).with_columns(probabilities=pl.lit([0.5, 0.25, 0.25]))
+    scores = classification.score(with_probabilities, LABELS)
+    asked = {*TextClassificationTask.metrics, *TextClassificationTask.measures}
+    assert {name for name in scores if "/" not in name} == asked
+    assert classification.intervals(with_probabilities, LABELS, **FEW).keys() == scores.keys()
 
 
 def test_a_confusion_matrix_worked_by_hand() -> None:
@@ -53,6 +64,8 @@ def test_a_confusion_matrix_worked_by_hand() -> None:
     assert scores["macro_f1"] == pytest.approx((6 / 10 + 4 / 6 + 2 / 4) / 3)
     assert scores["precision"] == pytest.approx((3 / 6 + 2 / 3 + 1 / 1) / 3)
     assert scores["recall"] == pytest.approx((3 / 4 + 2 / 3 + 1 / 3) / 3)
+    assert scores["balanced_accuracy"] == pytest.approx((3 / 4 + 2 / 3 + 1 / 3) / 3)
+    assert scores["weighted_f1"] == pytest.approx((4 * 6 / 10 + 3 * 4 / 6 + 3 * 2 / 4) / 10)
     assert [scores[f"support/{label}"] for label in LABELS] == [4, 3, 3]
     # Gorodkin: (c·s - Σ p·t) / √((s² - Σ p²)(s² - Σ t²)), c = 6, s = 10, p = (6, 3, 1), t = (4, 3, 3).
     assert scores["mcc"] == pytest.approx((60 - (24 + 9 + 3)) / ((100 - 46) * (100 - 34)) ** 0.5)
@@ -63,6 +76,8 @@ def test_what_cannot_be_divided_is_zero() -> None:
     assert scores["precision/neutral"] == scores["recall/neutral"] == scores["f1/neutral"] == 0
     assert scores["precision/positive"] == scores["recall/positive"] == scores["f1/positive"] == 0
     assert scores["macro_f1"] == pytest.approx((2 / 3) / 3)
+    assert scores["recall"] == pytest.approx(1 / 3)
+    assert scores["balanced_accuracy"] == pytest.approx(1 / 2)  # no row is positive
     assert classification.score(frame(["neutral"] * 3, ["neutral"] * 3), LABELS)["mcc"] == 0
 
 
@@ -78,8 +93,10 @@ def test_every_metric_agrees_with_scikit_learn(pairs: list[tuple[str, str]]) -> 
     assert ours["macro_f1"] == pytest.approx(sk.f1_score(truth, prediction, average="macro", **options))
     assert ours["precision"] == pytest.approx(sk.precision_score(truth, prediction, average="macro", **options))
     assert ours["recall"] == pytest.approx(sk.recall_score(truth, prediction, average="macro", **options))
-    with warnings.catch_warnings():  # it wants to be told the labels, and cannot be
+    assert ours["weighted_f1"] == pytest.approx(sk.f1_score(truth, prediction, average="weighted", **options))
+    with warnings.catch_warnings():  # they want to be told the labels, and cannot be
         warnings.simplefilter("ignore", UserWarning)
+        assert ours["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(truth, prediction))
         assert ours["mcc"] == pytest.approx(sk.matthews_corrcoef(truth, prediction), abs=1e-9)
     by_class = sk.precision_recall_fscore_support(truth, prediction, **options)
     for kind, values in zip(("precision", "recall", "f1", "support"), by_class, strict=True):
@@ -126,7 +143,7 @@ def test_the_same_seed_gives_the_same_interval_in_any_order_of_rows_and_any_chun
     first = classification.intervals(predictions, LABELS, **FEW)
     assert classification.intervals(predictions.reverse(), LABELS, **FEW) == first
     assert classification.intervals(predictions, LABELS, **FEW | {"seed": 8}) != first
-    monkeypatch.setattr(classification, "CHUNK", 50)
+    monkeypatch.setattr(bootstrap, "CHUNK", 50)
     assert classification.intervals(predictions, LABELS, **FEW) == first
 
 
@@ -135,7 +152,7 @@ def test_many_labels_stay_in_flat_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     predictions = random_predictions(3000, labels, seed=4)
     sizes = []
     original = classification._margins
-    monkeypatch.setattr(classification, "CHUNK", 100_000)
+    monkeypatch.setattr(bootstrap, "CHUNK", 100_000)
     monkeypatch.setattr(
         classification, "_margins", lambda stack, *rest: (sizes.append(stack.size), original(stack, *rest))[1]
     )
@@ -148,7 +165,7 @@ def test_many_labels_stay_in_flat_memory(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_gain_over_identical_predictions_is_exactly_zero() -> None:
     predictions = random_predictions(120, LABELS, seed=5)
     for metric in TextClassificationTask.metrics:
-        found = classification.gain(predictions, predictions.reverse(), LABELS, metric, **FEW)
+        found = gain(predictions, predictions.reverse(), LABELS, metric, **FEW)
         assert (found.value, found.low, found.high) == (0, 0, 0)
 
 
@@ -158,7 +175,7 @@ def test_the_gain_agrees_with_resampling_the_pairs_themselves() -> None:
     better = [t if rng.random() < 0.4 else p for t, p in old.select("truth", "prediction").iter_rows()]
     new = old.with_columns(pl.Series("prediction", better))
     resamples = 1500
-    found = classification.gain(new, old, LABELS, "macro_f1", resamples=resamples, confidence=0.9, seed=0)
+    found = gain(new, old, LABELS, "macro_f1", resamples=resamples, confidence=0.9, seed=0)
     drawn = []
     for _ in range(resamples):
         rows = rng.integers(0, 250, 250).tolist()
@@ -178,27 +195,25 @@ def test_pairing_tells_more_than_two_intervals_do() -> None:
     new = old.with_columns(pl.Series("prediction", fixed))
     alone_new, alone_old = (classification.intervals(side, LABELS, **FEW)["accuracy"] for side in (new, old))
     assert alone_new.low < alone_old.high
-    assert classification.gain(new, old, LABELS, "accuracy", **FEW).low > 0
+    assert gain(new, old, LABELS, "accuracy", **FEW).low > 0
 
 
 def test_the_gain_is_measured_on_the_rows_both_have() -> None:
     truth = ["negative", "neutral", "positive", "negative"]
     new = frame(truth, truth)
     old = frame(truth, ["negative", "negative", "positive", "neutral"])[[2, 1, 0]]
-    assert classification.gain(new, old, LABELS, "accuracy", **FEW).value == pytest.approx(1 / 3)
+    assert gain(new, old, LABELS, "accuracy", **FEW).value == pytest.approx(1 / 3)
 
 
 def test_nothing_in_common_cannot_be_compared() -> None:
     one = frame(["negative"], ["negative"])
     with pytest.raises(DataError, match="no row in common"):
-        classification.gain(one, one.with_columns(id=pl.lit("other")), LABELS, "accuracy", **FEW)
+        gain(one, one.with_columns(id=pl.lit("other")), LABELS, "accuracy", **FEW)
 
 
 def test_two_truths_of_one_row_cannot_be_compared() -> None:
     with pytest.raises(DataError, match="another truth"):
-        classification.gain(
-            frame(["negative"], ["negative"]), frame(["neutral"], ["negative"]), LABELS, "accuracy", **FEW
-        )
+        gain(frame(["negative"], ["negative"]), frame(["neutral"], ["negative"]), LABELS, "accuracy", **FEW)
 
 
 def test_a_label_nobody_knows_is_named() -> None:
@@ -220,4 +235,89 @@ def test_mcnemar_counts_only_rows_where_one_of_the_two_is_right(gained: int, los
     both = ["positive"] * 2 + ["negative"] * 2
     new = frame(truth, ["positive"] * gained + ["negative"] * lost + both)
     old = frame(truth, ["negative"] * gained + ["positive"] * lost + both)
-    assert classification.mcnemar(new, old) == pytest.approx(p)
+    assert classification.mcnemar(classification.paired(new, old)) == pytest.approx(p)
+
+
+def test_mcnemar_fits_shares_of_right_answers() -> None:
+    old = random_predictions(300, LABELS, seed=9, accuracy=0.5)
+    new = random_predictions(300, LABELS, seed=9, accuracy=0.6)
+    for metric in ("accuracy", "micro_f1"):
+        found = classification.paired_test(new, old, LABELS, metric, **FEW)
+        assert (found.p, found.test) == (classification.mcnemar(classification.paired(new, old)), "exact McNemar")
+
+
+def test_other_metrics_are_tested_by_the_paired_bootstrap() -> None:
+    old = random_predictions(250, LABELS, seed=10, accuracy=0.5)
+    new = random_predictions(250, LABELS, seed=10, accuracy=0.58)
+    found = classification.paired_test(new, old, LABELS, "macro_f1", resamples=4000, confidence=0.9, seed=0)
+    rng = np.random.default_rng(1)
+    drawn = np.array(
+        [
+            classification.score(new[rows], LABELS)["macro_f1"] - classification.score(old[rows], LABELS)["macro_f1"]
+            for rows in (rng.integers(0, 250, 250).tolist() for _ in range(1500))
+        ]
+    )
+    assert found.test == "paired bootstrap"
+    assert found.se == pytest.approx(drawn.std(), rel=0.08)
+    assert found.p == pytest.approx(2 * min((drawn <= 0).mean(), (drawn >= 0).mean()), abs=0.03)
+    back = classification.paired_test(old, new, LABELS, "macro_f1", resamples=4000, confidence=0.9, seed=0)
+    assert (back.gain.value, back.p) == pytest.approx((-found.gain.value, found.p), abs=0.02)
+
+
+def test_a_bootstrapped_chance_is_never_zero_and_one_for_the_same_predictions() -> None:
+    truth = LABELS * 40
+    perfect, wrong = frame(truth, truth), frame(truth, truth[1:] + truth[:1])
+    assert classification.paired_test(perfect, wrong, LABELS, "macro_f1", **FEW).p == pytest.approx(2 / 401)
+    same = classification.paired_test(wrong, wrong, LABELS, "macro_f1", **FEW)
+    assert (same.p, same.se) == (1, 0)
+
+
+def test_chances_of_equally_good_models_are_evenly_spread() -> None:
+    found = []
+    for seed in range(200):
+        one, two = (random_predictions(300, LABELS, seed=seed), random_predictions(300, LABELS, seed=seed + 1000))
+        two = one.with_columns(
+            prediction=pl.when(two["truth"] == two["prediction"]).then("truth").otherwise("prediction")
+        )
+        three = random_predictions(300, LABELS, seed=seed + 2000)
+        one = one.with_columns(
+            prediction=pl.when(three["truth"] == three["prediction"]).then("truth").otherwise("prediction")
+        )
+        found.append(classification.paired_test(two, one, LABELS, "macro_f1", **FEW).p)
+    assert stats.kstest(found, "uniform").pvalue > 0.01
+
+
+def test_a_label_that_only_the_other_model_knows_is_wrong_and_of_no_class() -> None:
+    # negative 4, neutral 2. The old model calls two negatives "angry": found 2 of 4 and 2 of 2, none called wrongly.
+    truth = ["negative"] * 4 + ["neutral"] * 2
+    new = frame(truth, truth)
+    old = frame(truth, ["angry"] * 2 + ["negative"] * 2 + ["neutral"] * 2)
+    labels = LABELS[:2]
+    with pytest.raises(DataError, match="angry"):
+        gain(new, old, labels, "accuracy", **FEW)
+    with pytest.raises(ValueError, match="one of the labels"):
+        gain(new, old, labels, "accuracy", **FEW, others="neutral")
+
+    def gained(metric: str) -> float:
+        return gain(new, old, labels, metric, **FEW, others="another").value
+
+    assert gained("accuracy") == pytest.approx(2 / 6)
+    assert gained("macro_f1") == pytest.approx(1 - (2 * 2 / (4 + 2) + 1) / 2)
+    assert gained("precision") == pytest.approx(0)
+    assert gained("balanced_accuracy") == pytest.approx(1 - (2 / 4 + 1) / 2)
+    with_angry = sk.matthews_corrcoef(old["truth"], old["prediction"])
+    assert gained("mcc") == pytest.approx(1 - with_angry)
+    found = classification.paired_test(old, new, labels, "accuracy", **FEW, others="another")
+    assert (found.gain.value, found.p) == pytest.approx((-2 / 6, 2 * 0.5**2))
+
+
+def test_what_is_true_is_never_another_label() -> None:
+    angry = frame(["angry"], ["angry"])
+    with pytest.raises(DataError, match="truth = 'angry'"):
+        gain(angry, angry, LABELS, "accuracy", **FEW, others="another")
+
+
+def test_probabilities_belong_to_the_labels() -> None:
+    rows = random_predictions(5, LABELS, seed=1).with_columns(probabilities=pl.lit([0.5, 0.5]))
+    with pytest.raises(DataError, match="other than 3 probabilities"):
+        classification.score(rows, LABELS)

@@ -246,7 +246,10 @@ def test_every_row_is_kept_or_named_with_one_reason_and_counted(tmp_path):
 def test_the_meta_says_what_the_rows_teach(tmp_path):
     run(tmp_path, raw_frame(BASE))
     meta = json.loads((tmp_path / "out" / "meta.json").read_text())
-    assert meta == {"labels": ["neg", "pos"], "text_column": "text", "target_columns": ["label"]}
+    rules = {"steps": [{"rule": "fix_text", "form": "NFC"}, {"rule": "collapse_whitespace"}]}
+    assert meta == {
+        "labels": ["neg", "pos"], "text_column": "text", "target_columns": ["label"], "text_rules": rules
+    }  # fmt: skip
 
 
 def test_groups_sides_times_and_kept_columns_travel_on(tmp_path):
@@ -314,6 +317,21 @@ def test_lines_that_are_no_rows_are_redacted_too(tmp_path):
     )
     rules = Clean(max_quarantined=1, redact=("email",))
     assert run(tmp_path, raw_frame(BASE), rules, unreadable=unreadable)[2]["raw"].to_list() == ["a,<EMAIL>"]
+
+
+def test_kept_columns_are_redacted_and_nothing_else_is_done_to_them(tmp_path):
+    raw = raw_frame(BASE, group=["kim@example.com", None]).with_columns(
+        pl.Series("meta.author", [" Kim <kim@example.com>", None]), pl.Series("meta.page", ["<b>7</b>", "8"])
+    )
+    rules = Clean(max_quarantined=1, strip_markup=True, redact=("email",))
+    summary, kept, _ = run(tmp_path, raw, rules)
+    assert kept.select("group", "meta.author", "meta.page").rows() == [
+        ("kim@example.com", " Kim <<EMAIL>>", "<b>7</b>"), (None, None, "8")
+    ]  # fmt: skip
+    assert (summary["changed"]["redact:email"], summary["changed"]["strip_markup"]) == (1, 0)
+    assert summary["repaired"] == 0
+    (tmp_path / "plain").mkdir()
+    assert run(tmp_path / "plain", raw)[1]["meta.author"][0] == " Kim <kim@example.com>"
 
 
 def test_a_row_that_a_faulty_rule_lets_through_is_quarantined_not_a_crash(tmp_path, monkeypatch):

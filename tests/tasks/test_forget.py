@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import gzip
 import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -13,7 +13,7 @@ from schemas.errors import DataError, EnvironmentMistake
 from schemas.loading import load_recipe
 from tasks import forgotten, tracking
 from tasks.forget import erase, find
-from tasks.held_out import known_by
+from tasks.held_out import known_by, write_hashes
 from tasks.home import Home
 from tasks.store import Store
 from tasks.tracking import client
@@ -53,6 +53,8 @@ class World:
         sha = self.store.find("clean", cleaned).files["rows/00000.parquet"]["sha256"]
         self.put("signature-part", "f" * 32, {}, [sha])
         self.put("signature-part", "0" * 32, {}, ["1" * 64])
+        self.put("tokens-part", "5" * 32, {"tokens.arrow": clean.select("id")}, [sha])
+        self.put("tokens-part", "6" * 32, {"tokens.arrow": pl.DataFrame({"id": ["o0", "o1"]})}, ["1" * 64])
         split = self.put("split", "2" * 32, {"train.parquet": clean, "test.parquet": rows(OTHERS).head(0)}, [cleaned])
         self.put("train", "3" * 32, {}, [split])
         self.put("train", "4" * 32, {}, ["9" * 32])
@@ -71,7 +73,7 @@ class World:
         with self.store.draft(stage, key) as out:
             for name, frame in files.items():
                 (out / name).parent.mkdir(exist_ok=True)
-                frame.write_parquet(out / name)
+                (frame.write_ipc_stream if name.endswith(".arrow") else frame.write_parquet)(out / name)
             (out / "note.txt").write_text(key)
             self.store.publish(out, stage, key, ingredients={"inputs": made_of or []}, summary={}, run_id="")
         return key
@@ -85,14 +87,13 @@ class World:
         mlflow = client(self.home)
         folder = root / f"model{len(version_texts)}"
         folder.mkdir()
-        hashes = "".join(f"{known_by(text)}\n" for text in version_texts)
-        (folder / "training_hashes.txt.gz").write_bytes(gzip.compress(hashes.encode()))
+        write_hashes(np.unique(known_by(version_texts)), folder / "training_hashes.safetensors")
         if not mlflow.search_registered_models():
             mlflow.create_registered_model("tiny")
         mlflow.create_model_version("tiny", folder.as_uri(), tags={"hone.identity": folder.name})
 
 
-UNTOUCHED = {("collect-part", "b"), ("signature-part", "0"), ("train", "4")}
+UNTOUCHED = {("collect-part", "b"), ("signature-part", "0"), ("tokens-part", "6"), ("train", "4")}
 
 
 @pytest.fixture
@@ -107,7 +108,8 @@ def test_a_text_leaves_everything_that_holds_it_or_was_made_from_it(world):
     assert world.kept() == before
     assert found.terms.ids == {"r0"}
     assert {hit.stage: hit.rows for hit in found.artifacts} == {
-        "collect-part": 1, "collect": 1, "clean-part": 1, "clean": 1, "signature-part": 0, "split": 1, "train": 0,
+        "collect-part": 1, "collect": 1, "clean-part": 1, "clean": 1, "signature-part": 0, "tokens-part": 1, "split": 1,
+        "train": 0,
     }  # fmt: skip
     erase(world.home, found)
     assert world.kept() == UNTOUCHED

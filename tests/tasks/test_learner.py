@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -53,6 +54,21 @@ def test_real_tokens_are_counted_and_padding_is_not(parts, tmp_path):
     record, _ = trained(job_spec(*parts), tmp_path)
     lengths = TokenTable(parts[1] / "train.arrow", 0).lengths
     assert record["tokens"] == 2 * int(lengths.sum())
+
+
+def test_windows_are_examples_to_learn_from_but_their_text_is_measured_once(parts, tmp_path):
+    tokens = tmp_path / "tokens"
+    tokens.mkdir()
+    shutil.copyfile(parts[1] / "meta.json", tokens / "meta.json")
+    for side in ("train", "validation"):
+        rows = pa.ipc.open_stream(parts[1] / f"{side}.arrow").read_all()
+        rows = rows.set_column(0, "id", pa.array([f"{side}-{window // 2}" for window in range(len(rows))]))
+        with pa.ipc.new_stream(tokens / f"{side}.arrow", rows.schema) as stream:
+            stream.write_table(rows)
+    spec = job_spec(parts[0], tokens, epochs=1)
+    record, _ = trained(spec, tmp_path)
+    assert record["steps"] == 15  # 230 windows, 16 a step
+    assert record["validation"]["support/negative"] + record["validation"]["support/positive"] == 80 / 2
 
 
 @pytest.mark.parametrize("changes", [{"dropout": None}, {"method": {"kind": "lora", "r": 4}}])
@@ -171,7 +187,7 @@ def test_the_model_left_behind_is_the_best_one_not_the_last(parts, tmp_path):
     from tasks.predict import predict
 
     predict(emit=None, family="text-classification", model=str(tmp_path / "out" / "model"),
-            tokens=str(parts[1] / "validation.arrow"), out=str(tmp_path / "p.parquet"))  # fmt: skip
+            tokens={str(parts[1] / "validation.arrow"): str(tmp_path / "p.parquet")})  # fmt: skip
     import polars as pl
 
     from tasks.classification import score
@@ -190,7 +206,7 @@ def test_merged_adapters_predict_what_the_adapted_model_predicted_and_the_head_i
     from tasks.predict import predict
 
     predict(emit=None, family="text-classification", model=str(tmp_path / "out" / "model"),
-            tokens=str(parts[1] / "validation.arrow"), out=str(tmp_path / "p.parquet"))  # fmt: skip
+            tokens={str(parts[1] / "validation.arrow"): str(tmp_path / "p.parquet")})  # fmt: skip
     rows = pl.read_parquet(tmp_path / "p.parquet")
     assert (rows["truth"] == rows["prediction"]).mean() == pytest.approx(record["validation"]["accuracy"])
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists()

@@ -1,84 +1,76 @@
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import mlflow.pyfunc
-import pandas as pd
+import numpy as np
 import polars as pl
 import pytest
-import torch
 from mlflow import MlflowClient
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+from schemas.data import Clean
 from schemas.errors import Fault, Mistake
 from schemas.recipe import Recipe
-from schemas.records import Check, Interval, ModelVersion, Verdict
+from schemas.records import Check, CheckOutcome, Decision, Interval, ModelVersion, SliceScore, Verdict
 from tasks import register, registry
-from tasks.families.serve_text_classification import TextClassifier
 from tasks.families.text_classification import TextClassification
 from tasks.home import Home
 from tasks.model_card import lineage_of, model_card
+from tasks.rules.part import text_rules
 from tasks.tracking import Run
+from tests.tiny_classifier import LABELS, WORDS, serving, tiny_model
 
 pytest_plugins = ("tests.mlflow_home",)
 
-LABELS = ["bad", "good"]
-WORDS = [f"w{i}" for i in range(60)]
 FAMILY = TextClassification()
+TEXT_RULES = text_rules(Clean(strip_markup=True, redact=("email",)))
 
 
-def tiny_model(folder: Path, seed: int) -> Path:
-    """A train artifact with a random BERT of two layers over sixty words."""
-    torch.manual_seed(seed)
-    out = folder / "model"
-    vocabulary = {token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    config = BertConfig(
-        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-        max_position_embeddings=32, initializer_range=0.5, id2label=dict(enumerate(LABELS)),
-        label2id={label: i for i, label in enumerate(LABELS)},
-    )  # fmt: skip
-    BertForSequenceClassification(config).save_pretrained(out)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    ).save_pretrained(out)
-    (out / "hone.json").write_text(json.dumps({"labels": LABELS, "max_seq_length": 16}))
-    return folder
+@dataclass(frozen=True)
+class Data:
+    """Test rows, as they were collected and as they are learnt."""
+
+    test: Path
+    raw: Path
 
 
-def serving(folder: Path) -> TextClassifier:
-    model = TextClassifier()
-    model.load_context(SimpleNamespace(artifacts={"model": str(folder / "model")}))
-    return model
+def write_data(folder: Path, count: int = 40) -> Data:
+    """Rows whose raw texts have markup, entities, odd spaces and addresses that the clean ones have not."""
+    clean = [" ".join(["<EMAIL>", *(WORDS[(i * 7 + j * 3) % 60] for j in range(1 + i % 25))]) for i in range(count)]
+    raw = [
+        "<p>" + text.replace("<EMAIL>", f"kim{i}@example.com&nbsp;").replace(" ", " \t") for i, text in enumerate(clean)
+    ]
+    columns = {
+        "source": ["b.csv"] * count,
+        "row": list(range(1, count + 1)),
+        "label": [LABELS[i % 2] for i in range(count)],
+    }
+    test = pl.DataFrame({"id": [f"r{i}" for i in range(count)], "text": clean} | columns)
+    collected = pl.DataFrame({"id": ["shared"] * count, "text": raw} | columns)
+    elsewhere = collected.with_columns(source=pl.lit("a.csv"), text=pl.lit("w1"))
+    (folder / "rows").mkdir(parents=True)
+    for name, frame in {"rows/00000": elsewhere, "rows/00001": collected, "test": test}.items():
+        frame.with_columns(pl.col("row").cast(pl.UInt32)).write_parquet(folder / f"{name}.parquet")
+    return Data(folder / "test.parquet", folder)
 
 
-def rows(count: int = 40) -> pl.DataFrame:
-    texts = [" ".join(WORDS[(i * 7 + j * 3) % 60] for j in range(1 + i % 25)) for i in range(count)]
-    return pl.DataFrame(
-        {"id": [f"r{i}" for i in range(count)], "text": texts, "label": [LABELS[i % 2] for i in range(count)]}
-    )
-
-
-def recorded(folder: Path, samples: pl.DataFrame) -> Path:
-    """Predictions as the evaluation writes them."""
-    served = serving(folder).predict(None, samples["text"].to_list())
-    out = folder / "predictions.parquet"
+def write_predictions(folder: Path, data: Data, out: Path, calibration: Path | None = None) -> Path:
+    """Predictions as the evaluation writes them: from the clean texts."""
+    rows = pl.read_parquet(data.test)
+    served = serving(folder, calibration).predict(None, rows["text"].to_list())
     pl.DataFrame(
         {
-            "id": samples["id"],
-            "truth": samples["label"],
+            "id": rows["id"],
+            "truth": rows["label"],
             "prediction": served["label"].tolist(),
             "probabilities": [[p[label] for label in LABELS] for p in served["probabilities"]],
         }
@@ -86,8 +78,9 @@ def recorded(folder: Path, samples: pl.DataFrame) -> Path:
     return out
 
 
-def verdict(champion: str | None = None, *, passed: bool = True) -> Verdict:
-    check = Check(name="threshold:accuracy", passed=passed, rule="at least 0.5", found="0.6")
+def verdict(champion: str | None = None, decision: Decision = "promote") -> Verdict:
+    outcome: CheckOutcome = "failed" if decision == "reject" else "passed"
+    check = Check(name="threshold:accuracy", outcome=outcome, rule="at least 0.5", found="0.6")
     return Verdict(
         stage="gate",
         key="k",
@@ -95,7 +88,7 @@ def verdict(champion: str | None = None, *, passed: bool = True) -> Verdict:
         why="",
         seconds=0.1,
         run_id="r",
-        passed=passed,
+        decision=decision,
         checks=(check,),
         champion=champion,
     )
@@ -113,7 +106,7 @@ def run(home: Home, recipe: Recipe) -> Run:
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("first"), seed=1)
+    return tiny_model(tmp_path_factory.mktemp("first"), seed=1, text_rules=TEXT_RULES)
 
 
 @pytest.fixture(scope="module")
@@ -121,23 +114,31 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [tiny_model(tmp_path_factory.mktemp(f"other{seed}"), seed=seed) for seed in (2, 3)]
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
 @pytest.fixture
-def registering(home: Home, recipe: Recipe, run: Run) -> Registering:
+def registering(home: Home, recipe: Recipe, run: Run, data: Data, tmp_path: Path) -> Registering:
     """Registers a folder with all that belongs to it."""
+    plain = tmp_path / "calibration.json"
+    plain.write_text("{}")
 
     def act(folder: Path, **changes: Any) -> ModelVersion:
-        samples = rows()
+        asked = changes.pop("recipe", recipe)
         known: dict[str, Any] = {
             "model": folder,
-            "predictions": changes.get("predictions") or recorded(folder, samples),
-            "samples": samples,
-            "training_hashes": ["b", "a", "b"],
+            "calibration": plain,
+            "predictions": tmp_path / "predictions.parquet",
+            "test": data.test,
+            "raw": data.raw,
+            "training_hashes": np.array([1, 2], np.uint64),
             "verdict": verdict(),
             "lineage": {"train_key": "t1", "git_commit": "c1"},
             "model_card": "# tiny",
-        }
-        known |= {k: v for k, v in changes.items() if k != "recipe"}
-        return register.register_model(home, run.run_id, changes.get("recipe", recipe), FAMILY, **known)
+        } | changes
+        return register.register_model(home, run.run_id, asked, FAMILY, **known)
 
     return act
 
@@ -165,16 +166,19 @@ def events(home: Home) -> list[str]:
 
 
 def test_a_registered_model_serves_without_hone(
-    home: Home, registering: Registering, run: Run, first: Path, tmp_path: Path
+    home: Home, registering: Registering, run: Run, first: Path, data: Data, tmp_path: Path
 ) -> None:
-    made = registering(first)
+    calibration = tmp_path / "fitted.json"
+    calibration.write_text(json.dumps({"temperature": 2.5, "abstain": {"precision": 0.9, "threshold": 0.6}}))
+    predictions = write_predictions(first, data, tmp_path / "p.parquet", calibration)
+    made = registering(first, predictions=predictions, calibration=calibration)
 
     assert (made.name, made.version, made.cached, made.aliases) == ("tiny", "1", False, ("champion",))
     mlflow_client = MlflowClient(home.mlflow_uri)
     found = mlflow_client.get_model_version("tiny", "1")
     assert (found.status, found.run_id, found.description) == ("READY", run.run_id, "# tiny")
     assert found.tags["hone.identity"] == made.key
-    assert found.tags["hone.gate"] == "passed"
+    assert found.tags["hone.gate"] == "promote"
     assert (found.tags["hone.train_key"], found.tags["hone.git_commit"]) == ("t1", "c1")
     assert mlflow.active_run() is None
     assert mlflow_client.get_run(run.run_id).info.status == "RUNNING"
@@ -189,24 +193,37 @@ for room in ("flows", "tasks", "schemas"):
 import json, mlflow, pandas as pd
 mlflow.set_tracking_uri({home.mlflow_uri!r})
 model = mlflow.pyfunc.load_model("models:/tiny@champion")
-print(json.dumps(model.predict(pd.DataFrame({{"text": ["w1 w2", "w3"]}})).to_dict(orient="records")))
-some = model.predict(pd.DataFrame({{"text": ["w1 w2", None]}}), params={{"batch_size": 1}})
+raw = pd.DataFrame({{"text": ["<p>kim@example.com&nbsp; w1\\tw2</p>", "w3"]}})
+print(json.dumps(model.predict(raw).to_dict(orient="records")))
+some = model.predict(pd.DataFrame({{"text": ["w1 w2", None, "<br>"]}}), params={{"batch_size": 1}})
 print(json.dumps(some["label"].isna().tolist()))
 """
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    both, with_missing = (json.loads(line) for line in done.stdout.splitlines())
-    expected = serving(first).predict(None, ["w1 w2", "w3"])
+    both, nothing_to_tell = (json.loads(line) for line in done.stdout.splitlines())
+    expected = serving(first, calibration).predict(None, ["<EMAIL> w1 w2", "w3"])
     assert [row["label"] for row in both] == expected["label"].tolist()
     assert both[0]["probabilities"]["good"] == pytest.approx(expected["probabilities"][0]["good"], abs=1e-5)
-    assert with_missing == [False, True]
+    assert [row["abstains"] for row in both] == expected["abstains"].tolist()
+    assert nothing_to_tell == [False, True, True]
+
+
+def test_a_model_that_reads_raw_texts_otherwise_than_those_it_was_measured_on_is_refused(
+    registering: Registering, first: Path, data: Data, tmp_path: Path
+) -> None:
+    unruly = tmp_path / "unruly"
+    shutil.copytree(first, unruly)
+    about = unruly / "model" / "hone.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"text_rules": {}}))
+    predictions = write_predictions(unruly, data, tmp_path / "p.parquet")
+    with pytest.raises(Fault, match="of 40 test rows otherwise than recorded"):
+        registering(unruly, predictions=predictions)
 
 
 def test_registration_is_refused_when_the_fresh_process_predicts_something_else(
-    home: Home, registering: Registering, first: Path
+    home: Home, registering: Registering, first: Path, data: Data, tmp_path: Path
 ) -> None:
-    samples = rows()
-    predictions = recorded(first, samples)
+    predictions = write_predictions(first, data, tmp_path / "p.parquet")
     frame = pl.read_parquet(predictions)
     flipped = [p[::-1] if row == "r7" else p for row, p in frame.select("id", "probabilities").iter_rows()]
     frame.with_columns(pl.Series("probabilities", flipped)).write_parquet(predictions)
@@ -222,14 +239,36 @@ def test_registration_is_refused_when_the_fresh_process_predicts_something_else(
 
 
 def test_a_model_that_cannot_be_loaded_elsewhere_is_refused_with_what_was_said(
-    registering: Registering, first: Path, tmp_path: Path
+    registering: Registering, first: Path, data: Data, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(first, broken)
-    predictions = recorded(first, rows())
+    predictions = write_predictions(first, data, tmp_path / "p.parquet")
     (broken / "model" / "config.json").write_text("{}")
     with pytest.raises(Fault, match=r"cannot predict with the logged model[\s\S]*config"):
         registering(broken, predictions=predictions)
+
+
+# What is checked.
+
+
+def test_rows_are_checked_as_they_were_collected_in_the_order_asked_for(data: Data) -> None:
+    ids = pl.Series("id", ["r3", "r0", "r39"])
+    found = register.as_collected(ids, ["text"], test=data.test, raw=data.raw)
+    assert found["id"].to_list() == ["r3", "r0", "r39"]
+    assert found["text"][1] == "<p>kim0@example.com&nbsp; \tw0"
+
+
+def test_a_row_that_was_never_collected_cannot_be_checked(data: Data, tmp_path: Path) -> None:
+    ids = pl.Series("id", ["r3", "r40"])
+    with pytest.raises(Fault, match="1 of 2 recorded predictions belong to a test row that was collected"):
+        register.as_collected(ids, ["text"], test=data.test, raw=data.raw)
+
+
+def test_checked_rows_are_spread_evenly(tmp_path: Path) -> None:
+    pl.DataFrame({"id": [f"r{i}" for i in range(10)]}).write_parquet(tmp_path / "p.parquet")
+    assert register.spread(tmp_path / "p.parquet", 4)["id"].to_list() == ["r0", "r2", "r5", "r7"]
+    assert register.spread(tmp_path / "p.parquet", 512).height == 10
 
 
 # What the registry holds.
@@ -255,7 +294,15 @@ def test_another_model_is_another_version(
 ) -> None:
     assert registering(first).version == "1"
     assert registering(others[0], verdict=verdict("1")).version == "2"
-    assert register.identity_of(home, first, FAMILY) != register.identity_of(home, others[0], FAMILY)
+
+
+def test_another_calibration_is_another_model(home: Home, first: Path, tmp_path: Path) -> None:
+    known_by = set()
+    for folder in ("a", "b", "c"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "calibration.json").write_text(json.dumps({"temperature": 1.5 if folder == "c" else 1.2}))
+        known_by.add(register.identity_of(home, first, FAMILY, tmp_path / folder / "calibration.json"))
+    assert len(known_by) == 2
 
 
 @pytest.mark.usefixtures("trusted")
@@ -275,15 +322,33 @@ def test_the_requirements_are_pinned_and_can_be_installed(home: Home, registerin
     found = registry.champion(home, "tiny")
     lines = registry.files_of(home, found, "requirements.txt").read_text().split()
     assert all("==" in line and "+" not in line for line in lines)
-    assert {line.split("==")[0] for line in lines} == {"mlflow", *FAMILY.serving_libraries}
+    assert {line.split("==")[0] for line in lines} == {"mlflow", *FAMILY.serving_libraries, "polars", "ftfy"}
+
+
+@pytest.mark.usefixtures("trusted")
+def test_no_personal_data_is_shown_as_an_example(home: Home, registering: Registering, first: Path) -> None:
+    registering(first)
+    example = registry.files_of(home, registry.champion(home, "tiny"), "input_example.json").read_text()
+    assert "<EMAIL>" in example
+    assert "example.com" not in example
 
 
 @pytest.mark.usefixtures("trusted")
 def test_a_version_keeps_what_its_training_rows_are_known_by(home: Home, registering: Registering, first: Path) -> None:
     registering(first)
     found = registry.champion(home, "tiny")
-    assert register.training_hashes_of(home, found) == {"a", "b"}
+    assert register.training_hashes_of(home, found).tolist() == [1, 2]
     assert (registry.files_of(home, found) / "model.safetensors").exists()
+
+
+@pytest.mark.usefixtures("trusted")
+def test_training_rows_of_versions_of_before_are_known(home: Home, registering: Registering, first: Path) -> None:
+    registering(first)
+    found = registry.champion(home, "tiny")
+    newer = registry.files_of(home, found, register.TRAINING_HASHES[0])
+    newer.with_name("training_hashes.txt.gz").write_bytes(gzip.compress(b"00000000000000ff\nfedcba9876543210\n"))
+    newer.unlink()
+    assert register.training_hashes_of(home, found).tolist() == [255, 0xFEDCBA9876543210]
 
 
 @pytest.mark.usefixtures("trusted")
@@ -331,16 +396,39 @@ def test_a_better_model_takes_over_and_the_former_champion_is_known(
 
 
 @pytest.mark.usefixtures("trusted")
-def test_a_model_that_failed_the_gate_waits_as_challenger(
+@pytest.mark.parametrize("decision", ["challenger", "undecidable"])
+def test_a_model_that_is_not_shown_to_be_better_waits_as_challenger(
+    home: Home, registering: Registering, first: Path, others: list[Path], decision: Decision
+) -> None:
+    registering(first)
+    made = registering(others[0], verdict=verdict("1", decision))
+    assert made.aliases == ("challenger",)
+    assert registry.champion(home, "tiny").version == "1"
+    newest = registering(others[1], verdict=verdict("1", decision))
+    assert newest.aliases == ("challenger",)
+    assert aliases(home) == {"champion": "1", "challenger": "3"}
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_rejected_model_is_on_record_and_challenges_nobody(
     home: Home, registering: Registering, first: Path, others: list[Path]
 ) -> None:
     registering(first)
-    made = registering(others[0], verdict=verdict("1", passed=False))
-    assert made.aliases == ("challenger",)
-    assert registry.champion(home, "tiny").version == "1"
-    newest = registering(others[1], verdict=verdict("1", passed=False))
-    assert newest.aliases == ("challenger",)
-    assert aliases(home) == {"champion": "1", "challenger": "3"}
+    rejected = registering(others[0], verdict=verdict("1", "reject"))
+    assert (rejected.version, rejected.aliases) == ("2", ())
+    assert MlflowClient(home.mlflow_uri).get_model_version("tiny", "2").tags["hone.gate"] == "reject"
+    assert aliases(home) == {"champion": "1"}
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_challenger_that_is_judged_again_and_rejected_challenges_no_longer(
+    home: Home, registering: Registering, first: Path, others: list[Path]
+) -> None:
+    registering(first)
+    registering(others[0], verdict=verdict("1", "challenger"))
+    again = registering(others[0], verdict=verdict("1", "reject"))
+    assert (again.version, again.cached, again.aliases) == ("2", True, ())
+    assert aliases(home) == {"champion": "1"}
 
 
 @pytest.mark.usefixtures("trusted")
@@ -463,62 +551,13 @@ def test_a_champion_moved_by_hand_is_noticed_and_can_be_rolled_back(
     home: Home, registering: Registering, first: Path, others: list[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     registering(first)
-    registering(others[0], verdict=verdict("1", passed=False))
+    registering(others[0], verdict=verdict("1", "reject"))
     MlflowClient(home.mlflow_uri).set_registered_model_alias("tiny", "champion", "2")
     (noted,) = registry.reconcile(home)
     assert (noted["event"], noted["before"], noted["to"]) == ("by hand", "1", "2")
     assert "although it failed the gate" in caplog.text
     assert registry.reconcile(home) == []
     assert registry.rollback(home, "tiny", by="me", reason="it failed the gate").version == "1"
-
-
-# What is served.
-
-
-def test_the_order_and_size_of_batches_change_nothing(first: Path) -> None:
-    model = serving(first)
-    texts = rows(50)["text"].to_list()
-    together = model.predict(None, texts, {"batch_size": 7})["probabilities"].tolist()
-    alone = [model.predict(None, [text])["probabilities"][0] for text in texts]
-    for one, other in zip(together, alone, strict=True):
-        assert one == pytest.approx(other, abs=1e-5)
-
-
-def test_long_texts_are_cut_as_in_training(first: Path) -> None:
-    model = serving(first)
-    long = " ".join(WORDS[:30])
-    cut = " ".join(WORDS[:14])  # 16 tokens with [CLS] and [SEP]
-    assert model.predict(None, [long])["score"][0] == pytest.approx(model.predict(None, [cut])["score"][0], abs=1e-7)
-
-
-@pytest.mark.parametrize("nothing", [None, "", "  \n", float("nan"), pd.NA])
-def test_a_missing_or_blank_text_gets_no_label_and_moves_no_other(first: Path, nothing: Any) -> None:
-    model = serving(first)
-    served = model.predict(None, pd.DataFrame({"text": ["w1", nothing, "w2"]}))
-    expected = model.predict(None, ["w1", "w2"])
-    assert served["label"].tolist()[::2] == expected["label"].tolist()
-    assert pd.isna(served["label"][1])
-    assert pd.isna(served["score"][1])
-    assert served["probabilities"][1] is None
-
-
-def test_something_else_than_text_is_refused(first: Path) -> None:
-    with pytest.raises(TypeError, match="text 1 is 7"):
-        serving(first).predict(None, ["w1", 7])
-    with pytest.raises(ValueError, match="no column 'text'"):
-        serving(first).predict(None, pd.DataFrame({"body": ["w1"]}))
-
-
-def test_a_tie_may_fall_either_way_but_a_difference_may_not() -> None:
-    def differences(label: str, good: float) -> list[tuple[str, str]]:
-        row = pl.DataFrame({"id": ["r"], "prediction": ["bad"], "probabilities": [[0.50001, 0.49999]]})
-        served = [{"label": label, "probabilities": {"bad": 1 - good, "good": good}}]
-        return register.disagreements(served, row, LABELS)
-
-    assert differences("bad", 0.49999) == []
-    assert differences("good", 0.50001) == []
-    assert differences("bad", 0.4995) != []
-    assert differences("bad", float("nan")) != []
 
 
 # The model card.
@@ -534,13 +573,28 @@ def test_the_card_tells_what_a_user_must_know(recipe: Recipe) -> None:
             "accuracy": Interval(value=0.9, low=0.8, high=1),
         },
         baselines={"majority": {"macro_f1": 0.21}},
-        verdict=verdict("4", passed=False),
+        slices=[
+            SliceScore(name=f"label={name}", kind="label", rows=1_500, value=value, low=0.1, high=0.95, p_weaker=0.5)
+            for name, value in (("good", 0.9), ("bad", 0.4))
+        ],
+        calibration={"temperature": 1.3704, "abstain": {"precision": 0.95, "threshold": 0.83}},
+        speed={
+            "latency_ms_p50": 4.0,
+            "latency_ms_p95": 7.5,
+            "rows_per_second": 1_234.5,
+            "size_mb": 17.2,
+            "machine": {"cores": 2},
+        },
+        verdict=verdict("4", "reject"),
         lineage={"git_commit": "abc"},
     )
     assert "| **macro_f1** | 0.8123 | 0.8000 to 0.8200 |" in card
     assert "- quarantined: duplicate 7, too_short 2" in card
     assert "- rows: 38,158" in card
-    assert "Gate: failed" in card
+    assert card.index("| label=bad | 1,500 | 0.4000 |") < card.index("| label=good | 1,500 | 0.9000 |")
+    assert "temperature 1.370" in card
+    assert "95 of 100 within 7.5 ms" in card
+    assert "Gate: reject" in card
     assert "- FAILED: threshold:accuracy (at least 0.5; found 0.6)" in card
     assert "- git commit: abc" in card
     assert "/models" not in card

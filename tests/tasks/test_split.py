@@ -269,6 +269,18 @@ def varied(kind: str, texts: list[str]) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize("kind", SEARCHED)
+def test_a_byte_for_every_clean_row_says_which_file_it_is_the_next_of(tmp_path, kind):
+    texts = [*TEXTS[:300], *(f"@x {text}!" for text in TEXTS[:40])]
+    rows = varied(kind, texts)
+    _, sides = run(tmp_path, rows, SEARCHED[kind])
+    codes = (tmp_path / "out" / "sides.u8").read_bytes()
+    assert len(codes) == rows.height
+    for code, name in enumerate(["test", "validation", "train", "leaked"]):
+        of_side = [row for row, byte in zip(rows["id"], codes, strict=True) if byte == code]
+        assert of_side == sides[name]["id"].to_list() != []
+
+
+@pytest.mark.parametrize("kind", SEARCHED)
 def test_as_the_data_grows_no_row_changes_sides_and_the_test_only_grows(tmp_path, kind):
     rng = random.Random(3)
     old = sentences(1_000)

