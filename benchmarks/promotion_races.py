@@ -28,7 +28,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -61,12 +61,14 @@ POINTS = {"start": 22, "intent": 11}
 """Requests and lines of the journal from a command's start, or from its intent, among which one is chosen."""
 MOVED_BETWEEN = 0.15
 """Share of the cases in which a person moves the alias before the next command."""
+FLIGHT_S = 0.01
+"""Longest after the beginning of a request that it is cut: about what one takes."""
 CALLS = (
     "get_registered_model", "get_model_version", "set_registered_model_alias", "delete_registered_model_alias",
     "set_registered_model_tag", "set_model_version_tag", "delete_model_version_tag",
 )  # fmt: skip
-PHASES = {"intent": "moving", "confirmed": "done"}
-"""What a command does after a line of the journal; before the first it decides, or repairs."""
+PHASES = {("deciding", "intent"): "moving", ("moving", "confirmed"): "done"}
+"""What a command does, after what it did and a line of the journal; to decide it may repair first."""
 ORDER = ("deciding", "moving", "done")
 WHEN = ("before", "in", "after", "torn")
 LIMIT_S = 60.0
@@ -108,10 +110,7 @@ def run_cases(seeds: Sequence[int], results: Path) -> None:
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
         races = Races(Home.open(Path(folder)))
-        under = conditions() | {
-            "libraries": {name: version(name) for name in LIBRARIES},
-            "usual_seconds": round(races.usual, 3),
-        }
+        under = conditions() | {"libraries": {name: version(name) for name in LIBRARIES}}
         results.parent.mkdir(parents=True, exist_ok=True)
         for seed in left:
             line = races.run(seed) | {"conditions": under}
@@ -166,11 +165,7 @@ def answers(url: str) -> bool:
 
 
 class Races:
-    """Cases in one home, against its MLflow server.
-
-    Attributes:
-        usual: Seconds that a promotion takes when nobody is in its way.
-    """
+    """Cases in one home, against its MLflow server."""
 
     def __init__(self, home: Home) -> None:
         self.home = home
@@ -179,22 +174,15 @@ class Races:
         self._processes.set_forkserver_preload(
             ["tasks.registry", "mlflow.tracking.client", "mlflow.store.model_registry.rest_store"]
         )
-        self.usual = POINTS["start"] * 0.01
-        self.usual = self._measure()
-
-    def _measure(self) -> float:
-        name = f"usual-{os.getpid()}"
-        self._register(name)
-        taken = []
+        self._taken: deque[float] = deque(maxlen=12)
+        self._register("usual")
         for number in VERSIONS[:3]:
-            (end,) = self._race(name, [{"verb": "promote", "version": number}], [0.0])
-            taken.append(end["seconds"])
-        return median(taken)
+            self._race("usual", [{"verb": "promote", "version": number}], [0.0])
 
     @property
-    def _step(self) -> float:
-        """Seconds that one request or line of the journal takes."""
-        return self.usual / POINTS["start"]
+    def usual(self) -> float:
+        """Seconds that a command takes: the median of the last that moved a champion."""
+        return median(self._taken)
 
     def run(self, seed: int) -> Line:
         """One case: past, race, repair, and what does not agree."""
@@ -223,7 +211,8 @@ class Races:
             "seed": seed, "past": past, "commands": commands, "delays": [round(delay, 3) for delay in delays],
             "ended": ended, "by_hand": between, "repairs": repairs, "repaired": repaired, "champion": champion,
             "journal": [[line["event"], line["before"], line["to"], line["by"]] for line in journal(self.home, name)],
-            "violations": wrong, "seconds": round(time.perf_counter() - began, 2),
+            "violations": wrong,
+            "usual_seconds": round(self.usual, 3), "seconds": round(time.perf_counter() - began, 2),
         }  # fmt: skip
 
     def all_agree(self) -> list[str]:
@@ -260,7 +249,7 @@ class Races:
 
     def _race(self, name: str, commands: Sequence[Line], delays: Sequence[float]) -> list[Line]:
         """Run commands in processes of their own that start together; returns how each ended."""
-        known = {"name": name, "serving": registry.aliases_of(self.mlflow, name).get("champion"), "step": self._step}
+        known = {"name": name, "serving": registry.aliases_of(self.mlflow, name).get("champion")}
         with tempfile.TemporaryDirectory() as folder:
             racers = [
                 Racer(self._processes, self.home, known | command, Path(folder) / str(place))
@@ -277,7 +266,9 @@ class Races:
             for moment, racer in sorted(moments, key=lambda pair: pair[0]):
                 time.sleep(max(0.0, moment - time.monotonic()))
                 racer.kill()
-            return [racer.end() for racer in racers]
+            ended = [racer.end() for racer in racers]
+        self._taken += [end["seconds"] for end in ended if end["outcome"] == "moved"]
+        return ended
 
     def _repair(self, name: str, draw: random.Random) -> list[Line]:
         """The next command, again until it is let finish."""
@@ -380,7 +371,7 @@ def take_part(pipe: Connection, root: str, uri: str, command: Line) -> None:
         "rollback": lambda: registry.rollback_by_hand(home, name, by=by, reason="complaints"),
         "reconcile": lambda: registry.reconcile(home, name),
     }
-    watch(command["trace"], command.get("kill", {}), command["step"], home)
+    watch(command["trace"], command.get("kill", {}), home)
     pipe.send("ready")
     time.sleep(max(0.0, pipe.recv() - time.monotonic()))
     began = time.monotonic()
@@ -402,7 +393,7 @@ def promote_as_decided(home: Home, command: Line, by: str) -> registry.Change:
     return registry.Change(command["name"], command["version"], command["version"], before)
 
 
-def watch(trace: str, kill: Line, usual_step: float, home: Home) -> None:
+def watch(trace: str, kill: Line, home: Home) -> None:
     """Write down every request and line of the journal, and end this process at the chosen one."""
     from mlflow import MlflowClient
 
@@ -427,14 +418,14 @@ def watch(trace: str, kill: Line, usual_step: float, home: Home) -> None:
                 die()
             os.write(out, f"in/{place}\n".encode())
             if how == "during":
-                threading.Timer(kill["share"] * usual_step, die).start()
+                threading.Timer(kill["share"] * FLIGHT_S, die).start()
             if how == "torn":
                 tear(call, args, named, kill["share"], home)
                 os.write(out, f"torn/{place}\n".encode())
                 die()
             result = call(*args, **named)
-            if name == "note" and args[2] in PHASES:
-                phase[0] = PHASES[args[2]]
+            if name == "note":
+                phase[0] = PHASES.get((phase[0], args[2]), phase[0])
             os.write(out, f"after/{place}\n".encode())
             if how == "after":
                 die()
@@ -594,6 +585,7 @@ def report(lines: Sequence[Line]) -> str:
         *(f"| {row} |" for row in places(killed)),
         "",
         *(machine(json.loads(under)) for under in last),
+        f"A command that nobody killed took {median(line['usual_seconds'] for line in lines) * 1000:.0f} ms (median).",
     ])  # fmt: skip
 
 
@@ -605,14 +597,19 @@ def places(killed: Sequence[Line]) -> list[str]:
     """Where processes were killed: a row for each request and kind of line, and how many before, in and after it."""
     counts = Counter(tuple(end["where"].partition("/")[::2]) for end in killed)
     steps = sorted({step for _, step in counts if step}, key=lambda step: (ORDER.index(step.split(":")[0]), step))
-    rows = [[step.replace(":", ", "), *(str(counts[when, step] or "") for when in WHEN)] for step in steps]
+    rows = [
+        [
+            step.replace(":", ", ").replace("deciding", "deciding or repairing"),
+            *(str(counts[when, step] or "") for when in WHEN),
+        ]
+        for step in steps
+    ]
     return [" | ".join(row) for row in [["not begun", str(counts["start", ""] or ""), "", "", ""], *rows]]
 
 
 def machine(under: Line) -> str:
     libraries = ", ".join(f"{name} {number}" for name, number in under["libraries"].items())
-    usual = f"a promotion takes {under['usual_seconds'] * 1000:.0f} ms when nobody is in its way"
-    return f"{under['cpu']}, {under['cores']} cores, Python {under['python']}, {libraries}, {under['commit']}; {usual}."
+    return f"{under['cpu']}, {under['cores']} cores, Python {under['python']}, {libraries}, {under['commit']}."
 
 
 if __name__ == "__main__":
