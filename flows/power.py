@@ -36,7 +36,10 @@ def power_of(context: Context, sides: Artifact) -> dict[str, Any]:
 
 
 def last_difference(context: Context) -> float | None:
-    """Share of today's predictions in which the last trained model and the champion differed; none if unknown."""
+    """Share of the test rows on which the model trained last and the version asked last predict otherwise.
+
+    None where there were no two models yet, or where the two were one and the same.
+    """
     import polars as pl
 
     found = []
@@ -59,7 +62,8 @@ def show_power(context: Context, sides: Artifact, *, as_json: bool) -> None:
         return
     console = Console(highlight=False)
     console.print(
-        f"  {found['test_rows']:,} test rows, at 95 % confidence and 80 % power, both models on the same rows"
+        f"  {found['test_rows']:,} test rows, at 95 % confidence and 80 % power, both models on the same rows",
+        soft_wrap=True,
     )
     seen = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
     seen.add_column("predictions that differ", justify="right")
@@ -77,6 +81,6 @@ def show_power(context: Context, sides: Artifact, *, as_json: bool) -> None:
     console.print(Padding(needed, (0, 2)))
     serving = champion(context.home, context.recipe.model_name)
     share = f"{found['measured_differing'] or DIFFERING:.1%}"
-    known = "as last measured" if found["measured_differing"] else "assumed: nothing was measured yet"
+    known = "as last measured" if found["measured_differing"] else "assumed: no two models were compared yet"
     against = f"version {serving.version} serves" if serving else "nothing serves yet"
-    console.print(f"\n  {share} of the predictions differ ({known}); {against}")
+    console.print(f"\n  {share} of the predictions differ ({known}); {against}", soft_wrap=True)

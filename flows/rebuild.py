@@ -2,29 +2,36 @@
 
     python -P -m flows.rebuild JOB
 
-JOB is a JSON file: `recipe` (a recorded recipe), `home` (an empty folder), `collect_key` (of the rows of then), `kept`
-(`folder` and `summary` of these rows, where a store still has them, else null), `out` (JSON file to write). Nothing is
-registered, and no MLflow is asked.
+JOB is a JSON file: `told` (what the version is called), `recipe` (as it was recorded), `home` (an empty folder),
+`collect_key` (of the rows of then), `kept` (`folder` and `summary` of these rows, where a store still has them, else
+null), `out` (JSON file to write, with `found`, `mistake` or `fault`). Later code starts this one: what they tell each
+other may grow, and must not change. Nothing is registered, and no MLflow is asked.
+
+Ends by itself when standard input closes, so it never outlives the process that started it.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 from flows.engine import configure
 from flows.terminal import Display, StageLines
-from schemas.errors import DataError, Problem
-from schemas.recipe import Recipe
+from schemas.errors import DataError, Fault, HoneError, Mistake, Problem
 from schemas.records import Artifact
+from tasks.child import children
 from tasks.clean import clean
 from tasks.collect import collect
 from tasks.context import Context
+from tasks.digests import write_atomically
 from tasks.evaluate import evaluate
 from tasks.home import Home
+from tasks.recorded import as_recipe
 from tasks.split import split
 from tasks.store import MANIFEST
 from tasks.tokenize import tokenize
@@ -33,16 +40,32 @@ from tasks.train import train
 
 def main() -> None:
     """Rebuild what the job names."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    home = Home.open(Path(job["home"]))
+    try:
+        answer: dict[str, Any] = {"found": _do(job)}
+    except Mistake as mistake:
+        answer = {"mistake": mistake.as_dict()}
+    except Fault as fault:
+        answer = {"fault": str(fault)}
+    write_atomically(Path(job["out"]), json.dumps(answer))
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    children.stop()  # first, so that nothing is written any more once this process is gone
+    os._exit(1)
+
+
+def _do(job: dict[str, Any]) -> dict[str, Any]:
+    recipe = as_recipe(job["recipe"], job["told"], remedy="check out hone at the commit that made it")
+    home, shown = Home.open(Path(job["home"])), Display()
     configure(home)
-    recipe, shown = Recipe.model_validate(job["recipe"]), Display()
     context = Context(recipe, home, run_id="", observer=StageLines(home, shown))
     try:
-        found = rebuild(context, job["collect_key"], job["kept"])
+        return rebuild(context, job["collect_key"], job["kept"])
     finally:
         shown.stop()
-    Path(job["out"]).write_text(json.dumps(found), encoding="utf-8")
 
 
 def rebuild(context: Context, collect_key: str, kept: dict[str, Any] | None) -> dict[str, Any]:
@@ -74,20 +97,29 @@ def rebuild(context: Context, collect_key: str, kept: dict[str, Any] | None) -> 
 
 
 def rows_of_then(context: Context, collect_key: str, kept: dict[str, Any] | None) -> tuple[Artifact, bool]:
-    """The rows that were collected then, and whether the source still gives them."""
-    raw = collect(context)
-    if raw.key == collect_key:
+    """The rows that were collected then, and whether the source still gives them.
+
+    Raises:
+        DataError: Neither the source nor a store has them.
+    """
+    try:
+        raw, why = collect(context), "no longer gives the rows of then"
+    except HoneError as error:  # it may be gone, or out of reach
+        raw, why = None, error.problems[0].rule if isinstance(error, Mistake) else str(error).splitlines()[0]
+    if raw is not None and raw.key == collect_key:
         return raw, True
     if kept is None:
-        source = context.recipe.collect.source.shown()
-        rule = "no longer gives the rows of then, and the store does not have them"
-        raise DataError(Problem("collect.source", source, rule, "bring the source back to what it was"))
+        rule = f"{why}, and the store does not have them"
+        raise DataError(
+            Problem("collect.source", context.recipe.collect.source.shown(), rule, "bring it back to what it was")
+        )
     with context.store.draft("collect", collect_key) as out:
         shutil.copytree(kept["folder"], out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
         context.store.publish(
             out, "collect", collect_key, ingredients={}, summary=kept["summary"], run_id=context.run_id
         )
-    return raw.model_copy(update={"key": collect_key, "summary": kept["summary"]}), False
+    about = {"stage": "collect", "key": collect_key, "summary": kept["summary"]}
+    return Artifact(**about, cached=True, why="", seconds=0.0, run_id=context.run_id), False
 
 
 if __name__ == "__main__":

@@ -1,36 +1,65 @@
 """`hone reproduce`: a registered version made again from its recorded recipe, rows and commit, and compared.
 
-Everything runs in a home of its own, with the code of the version's commit where hone's repository has it.
+Everything runs in a home of its own, with the code of the version's commit where hone's repository has it. Same
+weights are promised on the same machine, with the same libraries; what differs there is told.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flows.models import find, open_model
-from schemas.errors import Fault, Mistake, Problem
-from schemas.recipe import Recipe
+from flows.run import heed_signals
+from schemas.errors import DamagedArtifact, Fault, Mistake, Problem
 from tasks.digests import write_atomically
+from tasks.forgotten import hand_on
 from tasks.home import Home
-from tasks.model_card import CHECKOUT, git_state, lineage_of
-from tasks.recorded import recorded_metrics, recorded_recipe
+from tasks.model_card import CHECKOUT, ROOMS, git_state, lineage_of
+from tasks.recorded import recorded_metrics, recorded_plan, recorded_values
 from tasks.registry import Registered
 from tasks.store import Store
 
 ENVIRONMENT = ("python", "torch", "transformers", "mlflow", "hone")
 """What of the lineage can make weights differ."""
+REBUILD = "flows.rebuild"
+"""Module of the rebuilding process."""
+COMMIT = re.compile(r"[0-9a-f]{40,64}")
+"""What a commit is called; git must not take anything else that a tag may hold for an option."""
 CLOSE = 1e-9
 """Largest difference between metrics that are called equal."""
 EXIT_DIFFERS = 1
+END_S = 30.0
+"""Longest the rebuilding process may take to end once it is told to."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """The code that a version is rebuilt with.
+
+    Attributes:
+        root: Folder with hone's rooms.
+        commit: Its commit; none where nobody knows.
+        changed: Whether it is not quite that commit's.
+        note: What is to be said of it: why it is not, or perhaps not, that of then. Empty where it is.
+    """
+
+    root: Path
+    commit: str | None
+    changed: bool = False
+    note: str = ""
 
 
 def reproduce(model: str, version: str, *, keep: bool, as_json: bool) -> int:
@@ -39,19 +68,26 @@ def reproduce(model: str, version: str, *, keep: bool, as_json: bool) -> int:
     Args:
         model: A registered model, or the recipe file that makes it.
         version: Number or alias.
-        keep: Leave the home of the rebuilt model behind.
+        keep: Leave the home of the rebuilt model behind, until the version is reproduced again.
         as_json: Print one JSON object.
     """
     home, name, _ = open_model(model)
     asked = find(home, name, version)
-    recipe = recorded_recipe(home, asked)
     known = _lineage(asked)
-    with _folder(home, asked, keep=keep) as root, _code_of(known, home) as code:
-        found = _rebuilt(home, recipe, known, root, code)
-    compared = compare(asked, known, found, recorded_metrics(home, asked)) | {
-        "code": known.get("code_commit", "") if code != CHECKOUT else git_state(CHECKOUT).get("git_commit", ""),
-        "home": str(root) if keep else None,
-    }
+    heed_signals()
+    try:
+        with _folder(home, asked, keep=keep) as root:
+            job, code = _job(home, asked, root), _code_of(known, root)
+            _say(f"{asked.name} version {asked.version} is made again in a home of its own")
+            if code.note:
+                _say(code.note)
+            found = _rebuilt(root, job, code.root)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command starts over") from None
+    compared = compare(asked, known, found, recorded_metrics(home, asked), recorded_plan(home, asked))
+    rebuilt = {"rebuilt": code.commit, "changed": code.changed, "note": code.note}
+    compared["code"] = {"recorded": known.get("code_commit"), **rebuilt}
+    compared["home"] = str(root / "home") if keep else None
     if as_json:
         print(json.dumps(compared))
     else:
@@ -60,7 +96,11 @@ def reproduce(model: str, version: str, *, keep: bool, as_json: bool) -> int:
 
 
 def compare(
-    version: Registered, known: Mapping[str, str], found: Mapping[str, Any], metrics: Mapping[str, float]
+    version: Registered,
+    known: Mapping[str, str],
+    found: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    plan: Mapping[str, str],
 ) -> dict[str, Any]:
     """What is equal and what is not.
 
@@ -69,6 +109,7 @@ def compare(
         known: Its lineage.
         found: What `flows.rebuild.rebuild` gave.
         metrics: Of its test rows, as its run logged them.
+        plan: By which it was trained, as its run logged it.
     """
     here = lineage_of(CHECKOUT)
     differing = {
@@ -77,11 +118,7 @@ def compare(
         if not math.isclose(value, found["metrics"].get(name, math.nan), rel_tol=0, abs_tol=CLOSE)
     }
     weights = known.get("weights_sha256") == found["weights_sha256"]
-    environment = {
-        name: {"recorded": known[name], "here": here[name]}
-        for name in ENVIRONMENT
-        if name in known and name in here and known[name] != here[name]
-    }
+    planned = {name: str(value) for name, value in found["plan"].items() if name != "reasons"}
     return {
         "model": version.name,
         "version": version.version,
@@ -91,8 +128,18 @@ def compare(
         "metrics_differing": differing,
         "rows": found["rows"],
         "rows_from": found["rows_from"],
-        "environment": environment,
+        "plan": _changed(plan, planned),
+        "environment": _changed({name: known[name] for name in ENVIRONMENT if name in known}, here),
         "seconds": found["seconds"],
+    }
+
+
+def _changed(recorded: Mapping[str, str], now: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """What both know and is not the same."""
+    return {
+        name: {"recorded": recorded[name], "rebuilt": value}
+        for name, value in now.items()
+        if name in recorded and recorded[name] != value
     }
 
 
@@ -112,76 +159,149 @@ def _lineage(version: Registered) -> dict[str, str]:
 
 @contextmanager
 def _folder(home: Home, version: Registered, *, keep: bool) -> Iterator[Path]:
-    """An empty home for the rebuilt model."""
-    root = home.work / f"reproduce-{version.name}-{version.version}"
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)
+    """An empty folder for the rebuilt model, gone afterwards unless it is kept and was not left by an error.
+
+    Raises:
+        Mistake: Another process is at the same version.
+    """
+    from filelock import FileLock, Timeout
+
+    name = f"reproduce-{version.name}-{version.version}"
+    root, lock = home.work / name, FileLock(home.locks / f"{name}.lock")
     try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        rule = "another process is making it again at this moment"
+        raise Mistake(Problem("version", version.version, rule, "wait for that one")) from None
+    kept = False
+    try:
+        shutil.rmtree(root, ignore_errors=True)  # what a killed process left, or what was kept until now
+        root.mkdir(parents=True)
         yield root
+        kept = keep
     finally:
-        if not keep:
+        if not kept:
             shutil.rmtree(root, ignore_errors=True)
+        lock.release()
 
 
-@contextmanager
-def _code_of(known: Mapping[str, str], home: Home) -> Iterator[Path]:
-    """A checkout of hone at the version's commit; the present one where that is it, or where there is no other."""
-    commit, here = known.get("code_commit"), git_state(CHECKOUT)
-    told = f"the version was made by code at commit {(commit or 'unknown')[:12]}"
-    if known.get("code_dirty") == "true":
-        _say(f"{told} with changes that were not committed: they cannot be brought back")
-    if commit is None or (commit == here.get("git_commit") and here.get("git_dirty") != "true"):
-        yield CHECKOUT
-        return
-    folder = home.work / f"code-{commit[:12]}"
-    if not _git("worktree", "add", "--force", "--detach", str(folder), commit):
-        _say(f"{told}, which {CHECKOUT} does not have: rebuilding with the present code")
-        yield CHECKOUT
-        return
+def _code_of(known: Mapping[str, str], root: Path) -> Code:
+    """The code of the version's commit, below `root`; the present one where that is it, or the best there is.
+
+    Args:
+        known: The version's lineage.
+        root: Folder to write into.
+    """
+    commit, dirty = known.get("code_commit"), known.get("code_dirty") == "true"
+    here = git_state(CHECKOUT, *ROOMS)
+    present, changed = here.get("git_commit"), here.get("git_dirty") == "true"
+    if commit is None:
+        return Code(CHECKOUT, present, changed, "nobody knows the code that made it: rebuilding with the present one")
+    told = f"it was made by code at commit {commit[:12]}"
+    if commit == present and changed == dirty:
+        doubt = f"{told} with changes that were not committed; the present ones may be others"
+        return Code(CHECKOUT, present, changed, doubt if dirty else "")
+    folder = root / "code"
+    if not _extracted(commit, folder):
+        missing = f"{told}, which {CHECKOUT} does not have: rebuilding with the present one"
+        return Code(CHECKOUT, present, changed, missing)
+    if not folder.joinpath(*REBUILD.split(".")).with_suffix(".py").exists():
+        unable = f"{told}, which cannot rebuild a model: rebuilding with the present one"
+        return Code(CHECKOUT, present, changed, unable)
+    lost = f"{told} with changes that were not committed and cannot be brought back"
+    return Code(folder, commit, changed=False, note=lost if dirty else "")
+
+
+def _extracted(commit: str, folder: Path) -> bool:
+    """Write hone's rooms at a commit into a folder; false where the repository has no such commit."""
+    if not COMMIT.fullmatch(commit):
+        return False
+    command = ["git", "-C", str(CHECKOUT), "archive", "--format=tar", commit, "--", *ROOMS]
     try:
-        _say(f"{told}: rebuilding with it")
-        yield folder
-    finally:
-        _git("worktree", "remove", "--force", str(folder))
+        done = subprocess.run(command, capture_output=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as rooms:
+        rooms.extractall(folder, filter="data")
+    return True
 
 
-def _git(*words: str) -> bool:
-    done = subprocess.run(["git", "-C", str(CHECKOUT), *words], capture_output=True, timeout=60, check=False)
-    return done.returncode == 0
-
-
-def _rebuilt(home: Home, recipe: Recipe, known: Mapping[str, str], root: Path, code: Path) -> dict[str, Any]:
+def _rebuilt(root: Path, job: Mapping[str, Any], code: Path) -> dict[str, Any]:
     """Have it made in a process of its own, which runs the code below `code`.
 
     Raises:
-        Fault: That process failed; what it said is on the terminal.
+        Mistake: It cannot be made again.
+        Fault: The process failed; what it said is on the terminal.
     """
-    job, out = root / "job.json", root / "found.json"
-    spec = {
-        "recipe": recipe.model_dump(mode="json"),
-        "home": str(root / "home"),
-        "collect_key": known["collect_key"],
-        "kept": _kept(home, known["collect_key"]),
-        "out": str(out),
-    }
-    write_atomically(job, json.dumps(spec))
-    environment = {name: value for name, value in os.environ.items() if name != "HONE_STORE"}
-    environment |= {"HONE_HOME": str(root / "home"), "PYTHONPATH": str(code)}
-    command = [sys.executable, "-P", "-m", "flows.rebuild", str(job)]
-    done = subprocess.run(command, cwd=home.project, env=environment, check=False)
-    if done.returncode != 0 or not out.exists():
-        raise Fault(f"{' '.join(command[2:])} ended with exit code {done.returncode}")
-    found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    file, out = root / "job.json", root / "answer.json"
+    write_atomically(file, json.dumps({**job, "out": str(out)}))
+    ended = _run([sys.executable, "-P", "-m", REBUILD, str(file)], _environment(Path(job["home"]), code))
+    if ended != 0 or not out.exists():
+        raise Fault(f"the process that makes it again ended with exit code {ended}")
+    answer = json.loads(out.read_text(encoding="utf-8"))
+    if "mistake" in answer:
+        raise Mistake.from_dict(answer["mistake"])
+    if "fault" in answer:
+        raise Fault(answer["fault"])
+    found: dict[str, Any] = answer["found"]
     return found
+
+
+def _job(home: Home, version: Registered, root: Path) -> dict[str, Any]:
+    """What the rebuilding process is told, and the home for it, which keeps out the rows that this one has forgotten.
+
+    Raises:
+        Mistake: Too little is known of the version.
+    """
+    values, collect_key = recorded_values(home, version), _lineage(version)["collect_key"]
+    anew = Home(root / "home")
+    anew.journal.mkdir(parents=True)
+    hand_on(home, anew)
+    return {
+        "told": f"{version.name} version {version.version}",
+        "recipe": values,
+        "home": str(anew.root),
+        "collect_key": collect_key,
+        "kept": _kept(home, collect_key),
+    }
+
+
+def _environment(home: Path, code: Path) -> dict[str, str]:
+    """This process's environment, with another home and, before all else that Python finds, another code."""
+    environment = {name: value for name, value in os.environ.items() if name != "HONE_STORE"}
+    paths = [str(code), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return environment | {"HONE_HOME": str(home), "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Exit code of a process that never outlives this one: it ends when its standard input closes."""
+    # Ctrl-C is for this process; the pipe ends that one. Its standard output is not this command's answer.
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=sys.stderr, env=dict(environment), start_new_session=True
+    )
+    assert process.stdin is not None
+    try:
+        return process.wait()
+    finally:
+        process.stdin.close()
+        try:
+            process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _kept(home: Home, collect_key: str) -> dict[str, Any] | None:
     """The rows of then, where the store still has them."""
     store = Store(home.store, home.materialised)
-    manifest = store.find("collect", collect_key)
-    if manifest is None:
+    try:
+        manifest = store.find("collect", collect_key)
+        if manifest is None:
+            return None
+        return {"folder": str(store.open("collect", collect_key)), "summary": manifest.summary}
+    except DamagedArtifact as damage:
+        _say(f"the rows of then are damaged in the store: {damage}")
         return None
-    return {"folder": str(store.open("collect", collect_key)), "summary": manifest.summary}
 
 
 def _say(text: str) -> None:
@@ -189,19 +309,28 @@ def _say(text: str) -> None:
 
 
 def _print(compared: Mapping[str, Any]) -> None:
+    """The same as a person enjoys reading it."""
     weights, differing = compared["weights_sha256"], compared["metrics_differing"]
-    equal_weights = weights["recorded"] == weights["rebuilt"]
-    print(f"{compared['model']} version {compared['version']}, made again in {compared['seconds']:.0f} s")
-    print(f"  rows     {compared['rows']:,}, from the {compared['rows_from']}")
-    print(
-        f"  weights  {weights['recorded'][:16]}… recorded, {weights['rebuilt'][:16]}… rebuilt: {_word(equal_weights)}"
-    )
-    print(f"  metrics  {compared['metrics_compared'] - len(differing)} of {compared['metrics_compared']} equal")
+    count = compared["metrics_compared"]
+    word = "EQUAL" if compared["equal"] else "DIFFERENT"
+    print(f"{compared['model']} version {compared['version']}, made again in {compared['seconds']:.0f} s: {word}")
+    if weights["recorded"] == weights["rebuilt"]:
+        print(f"  weights      equal, SHA-256 {weights['recorded'][:16]}…")
+    else:
+        print(f"  weights      DIFFERENT: {weights['recorded'][:16]}… recorded, {weights['rebuilt'][:16]}… rebuilt")
+    print(f"  metrics      {count - len(differing)} of {count} equal")
     for name, values in differing.items():
         print(f"      {name}: {values['recorded']} recorded, {values['rebuilt']} rebuilt")
-    for name, values in compared["environment"].items():
-        print(f"  {name}  {values['recorded']} then, {values['here']} here")
+    print(f"  rows         {compared['rows']:,}, from the {compared['rows_from']}")
+    print(f"  code         {_code_told(compared['code'])}")
+    for what in ("plan", "environment"):
+        told = ", ".join(f"{name} {v['recorded']} then, {v['rebuilt']} now" for name, v in compared[what].items())
+        print(f"  {what:<11}  {told or 'the same'}")
+    if compared["home"]:
+        print(f"  home         {compared['home']}")
 
 
-def _word(equal: bool) -> str:
-    return "equal" if equal else "DIFFERENT"
+def _code_told(code: Mapping[str, Any]) -> str:
+    if code["rebuilt"] is None:
+        return "the present one"
+    return f"commit {code['rebuilt'][:12]}" + (" and what is not committed" if code["changed"] else "")

@@ -7,7 +7,8 @@ from typing import Any
 from flows.evaluate import Judged, evaluation, judged
 from flows.models import open_model
 from flows.promote import decided, tell
-from flows.terminal import Display, print_checks
+from flows.run import heed_signals
+from flows.terminal import Display, print_checks, print_verdict
 from schemas.errors import Mistake, Problem
 from schemas.records import Check
 from tasks.home import Home
@@ -42,12 +43,13 @@ def roll_out(
         refuse_rolled_back(asked, copy)
     shown, title = Display(), f"{asked.name} {asked.version} to {to}"
     shown.say(f"{title}, on today's rows of {recipe.name}")
+    heed_signals()
     with evaluation(recipe, home, asked, shown, f"promote {title}", kind="promote", environment=to) as (context, run):
         found = judged(context, run, asked, step.environment.gate, serving)
     if not override:
         _refuse_unfit(step, found)
     copy = copied(home, step, asked, found.decision)
-    prove(context, copy, context.path(found.rows.sides) / "test.parquet")
+    prove(context, copy, found.rows.sides)
     promote(
         home, step.target, copy.version,
         expected_champion=serving.version if serving else None,
@@ -89,11 +91,13 @@ def _end(
     change = Change(step.target, copy.version, now.version if now else None, before.version if before else None)
     nothing: dict[str, Any] = {"decision": copy.gate, "rows_needed": None, "champion": change.before, "checks": []}
     if found is not None and not as_json:
+        print_verdict(f"{asked.name} version {asked.version}", found.decision, found.rows_needed)
         print_checks(found.checks)
     more = {
         "environment": step.environment.name,
         "copied_from": f"models:/{asked.name}/{asked.version}",
         "mlflow_run_id": found.run_id if found else None,
+        "mlflow_url": found.run_url if found else None,
         "gate": found.gate if found else nothing,
     }
     tell(change, f"hone rollback {step.target}", as_json=as_json, more=more)

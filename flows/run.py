@@ -46,10 +46,15 @@ def run_here(recipe: Recipe, refresh: Stage | None) -> Summary:
 
     # MLflow takes over a second to import; Prefect's embedded server takes longer to start, in a process of its own.
     threading.Thread(target=_import_mlflow, daemon=True).start()
+    heed_signals()
+    return asyncio.run(finetune(recipe, refresh))
+
+
+def heed_signals() -> None:
+    """Let Ctrl-C and a polite kill interrupt what runs, so that it ends what it has begun."""
     # asyncio would turn the first Ctrl-C into a cancellation that nobody awaits.
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
-    return asyncio.run(finetune(recipe, refresh))
 
 
 def _import_mlflow() -> None:

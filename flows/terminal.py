@@ -105,15 +105,23 @@ class Display:
 
 
 class StageLines(Observer):
-    """Shows the stages of what is not a pipeline run: a dry run, an evaluation."""
+    """Shows the stages of what is not a pipeline run: a dry run, an evaluation.
 
-    def __init__(self, home: Home, display: Display) -> None:
+    Args:
+        home: Where the child process logs.
+        display: Where to show them.
+        warm: Start the child as soon as something is computed: it will have work.
+    """
+
+    def __init__(self, home: Home, display: Display, *, warm: bool = True) -> None:
         self._home = home
         self._display = display
+        self._warm = warm
 
     def computing(self, stage: str) -> None:
         """Start the child early."""
-        children.warm(self._home.logs)
+        if self._warm:
+            children.warm(self._home.logs)
         self._display.computing(stage)
 
     def finished(self, outcome: Outcome) -> None:
@@ -178,6 +186,14 @@ def print_summary(summary: Summary) -> None:
     console.print(Padding(_metrics_table(summary.metrics, summary.baselines, summary.metric), (1, 2, 0, 2)))
     console.print(Padding(_gate_table(summary.gate.checks), (1, 2, 0, 2)))
     console.print(Padding(Group(*_footer(summary)), (1, 2)))
+
+
+def print_verdict(what: str, decision: Decision, rows_needed: int | None) -> None:
+    """What was put before a gate, and the gate's word."""
+    word, style = VERDICTS[decision]
+    needed = f"; about {rows_needed:,} would decide" if rows_needed else ""
+    line = Text.assemble((what, "bold"), (f"  {word}{needed}", style))
+    Console(highlight=False).print(Padding(line, (1, 2, 0, 2)))
 
 
 def print_metrics(metrics: Metrics, baselines: Mapping[str, Metrics], decides: str) -> None:

@@ -5,6 +5,7 @@ One section per stage, so that a stage's cache key covers the section it reads a
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -199,6 +200,13 @@ class Registry(Section):
     """Where a version goes from here, in order; `hone promote NAME --to staging` takes it there."""
     intended_use: str = ""
     """One sentence for the model card."""
+
+    @model_validator(mode="after")
+    def _environments_distinct(self) -> Self:
+        repeated = [name for name, times in Counter(e.name for e in self.environments).items() if times > 1]
+        if repeated:
+            raise ValueError(f"environments names {', '.join(repeated)} more than once")
+        return self
 
 
 class Recipe(Section):

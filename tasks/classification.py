@@ -123,7 +123,13 @@ def score(predictions: pl.DataFrame, labels: Sequence[str]) -> dict[str, float]:
 
 
 def intervals(
-    predictions: pl.DataFrame, labels: Sequence[str], *, resamples: int, confidence: float, seed: int
+    predictions: pl.DataFrame,
+    labels: Sequence[str],
+    *,
+    resamples: int,
+    confidence: float,
+    seed: int,
+    others: str | None = None,
 ) -> dict[str, Interval]:
     """Every metric with its percentile bootstrap interval over rows.
 
@@ -133,12 +139,18 @@ def intervals(
         resamples: Resamples of the rows; memory grows with resamples times metrics, not with resamples times rows.
         confidence: Share of the resampled values between low and high.
         seed: Same seed, same interval, whatever the order of the rows.
+        others: What a prediction outside `labels` is taken for; see `paired_test`.
+
+    Raises:
+        DataError: There are no rows, or a label is unknown.
+        ValueError: `others` is one of the labels.
     """
-    size = len(labels)
-    (truth, predicted), counts = _cells(predictions, ("truth", "prediction"), labels)
-    points = _metrics(_margins(counts[None].astype(np.float64), truth, predicted, size), size)[0]
+    _refuse_ambiguous(others, labels)
+    size, classes = len(labels), len(labels) + (others is not None)
+    (truth, predicted), counts = _cells(predictions, ("truth", "prediction"), labels, others)
+    points = _metrics(_margins(counts[None].astype(np.float64), truth, predicted, classes), size)[0]
     drawn = np.concatenate(
-        [_metrics(_margins(stack, truth, predicted, size), size) for stack in resampled(counts, resamples, seed)]
+        [_metrics(_margins(stack, truth, predicted, classes), size) for stack in resampled(counts, resamples, seed)]
     )
     low, high = percentiles(drawn, confidence)
     by_name = {
@@ -277,12 +289,16 @@ def _margins(stack: Floats, truth: Ints, predicted: Ints, size: int) -> _Margins
     return _Margins(stack @ (of_truth * of_predicted), stack @ of_truth, stack @ of_predicted)
 
 
+def _refuse_ambiguous(others: str | None, labels: Sequence[str]) -> None:
+    if others in labels:
+        raise ValueError(f"others is {others!r}, which is one of the labels")
+
+
 def _differences(
     pairs: pl.DataFrame, labels: Sequence[str], metric: str, others: str | None, *, resamples: int, seed: int
 ) -> tuple[float, Floats]:
     """Metric of the new model less that of the old one: on these rows, and on resampled ones, `[resamples]`."""
-    if others in labels:
-        raise ValueError(f"others is {others!r}, which is one of the labels")
+    _refuse_ambiguous(others, labels)
     size, column = len(labels), metric_names(labels).index(metric)
     (truth, ours, theirs), counts = _cells(pairs, ("truth", "prediction", "prediction_old"), labels, others)
 

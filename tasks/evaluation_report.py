@@ -153,21 +153,24 @@ def _confusion_section(found: Measured) -> list[str]:
     one_label_each = all(found.predictions[column].dtype == pl.String for column in ("truth", "prediction"))
     if not found.labels or not one_label_each:
         return []
-    counts = classification.confusion(found.predictions, found.labels).tolist()
-    if len(found.labels) <= WIDEST_TABLE:
+    # A registered model may have answered with labels that today's rows do not have, or with none.
+    answers = [*found.labels, *sorted(set(found.predictions["prediction"]) - set(found.labels))]
+    heads = [plain(answer) or "(no answer)" for answer in answers]
+    counts = classification.confusion(found.predictions, answers)[: len(found.labels)].tolist()
+    if len(answers) <= WIDEST_TABLE:
         rows = [
             (plain(label), *(f"**{n:,}**" if i == j else f"{n:,}" for j, n in enumerate(row)))
             for i, (label, row) in enumerate(zip(found.labels, counts, strict=True))
         ]
-        return ["## Confusion", table(("true ╲ predicted", *map(plain, found.labels)), rows)]
+        return ["## Confusion", table(("true ╲ predicted", *heads), rows)]
     confused = [
-        (count, truth, predicted)
+        (count, truth, head)
         for truth, row in zip(found.labels, counts, strict=True)
-        for predicted, count in zip(found.labels, row, strict=True)
+        for predicted, head, count in zip(answers, heads, row, strict=True)
         if count and truth != predicted
     ]
     most = sorted(confused, key=lambda cell: -cell[0])[:MOST_CONFUSIONS]
-    rows = [(plain(truth), plain(predicted), f"{count:,}") for count, truth, predicted in most]
+    rows = [(plain(truth), head, f"{count:,}") for count, truth, head in most]
     return ["## Most frequent confusions", table(("true", "predicted", "rows"), rows)]
 
 

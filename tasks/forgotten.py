@@ -84,6 +84,18 @@ def remember(home: Home, ids: Iterable[str], texts: Iterable[str]) -> int:
     return len(new)
 
 
+def hand_on(home: Home, to: Home) -> None:
+    """Let another home, which has forgotten nothing yet, keep out what this one keeps out.
+
+    Raises:
+        EnvironmentMistake: The secret that the hashes were made with is gone.
+    """
+    lines = _lines(home)
+    if lines:
+        _write(_secret_file(to), _secret(home, lines))
+        _write(_file(to), _file(home).read_bytes())
+
+
 def leave_out(rows: pl.DataFrame, text_columns: Sequence[str], hashes: Collection[str]) -> pl.DataFrame:
     """The rows that nobody asked to forget.
 
@@ -156,7 +168,7 @@ def _secret(home: Home, lines: Sequence[dict[str, Any]]) -> bytes:
     """The home's secret, made when it is first needed."""
     from filelock import FileLock
 
-    file = home.journal / "forgotten.secret"
+    file = _secret_file(home)
     named = {line[KEY] for line in lines if KEY in line}
     with FileLock(home.locks / "forgotten-secret.lock"):
         if not named and not file.exists():
@@ -176,6 +188,10 @@ def _write(file: Path, content: bytes) -> None:
         written.flush()
         os.fsync(written.fileno())
     draft.replace(file)
+
+
+def _secret_file(home: Home) -> Path:
+    return home.journal / "forgotten.secret"
 
 
 def _file(home: Home) -> Path:

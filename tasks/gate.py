@@ -126,9 +126,10 @@ def common_ground(
         return Comparison(version=serving.version, same_model=True)
     split = context.path(rows.sides)
     try:
-        predicted = context.path(served_predictions(context, rows.raw, rows.sides, serving))
         known_by = training_hashes_of(context.home, serving)
         labels = known_labels(context.home, serving)
+        # Last, because only then is it sure that the version answers as hone asks.
+        predicted = context.path(served_predictions(context, rows.raw, rows.sides, serving))
     except (Fault, Mistake, FileNotFoundError) as error:
         return Comparison(version=serving.version, problem=str(error).splitlines()[0])
     return compare(

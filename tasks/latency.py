@@ -46,7 +46,9 @@ def latency(*, emit: Callable[..., None], serving: str, model: str, rows: str, c
     served = _load(Path(serving), Path(model))
     places = np.linspace(0, len(frame) - 1, num=min(len(frame), SINGLES)).astype(int)
     singles = [frame.iloc[[place]] for place in places]
-    batches = [frame.iloc[start : start + BATCH] for start in range(0, len(frame), BATCH)][:BATCHES]
+    # A last batch that is not full would be slower for each of its rows; it counts where there is no other.
+    starts = range(0, max(len(frame) - BATCH, 0) + 1, BATCH)[:BATCHES]
+    batches = [frame.iloc[start : start + BATCH] for start in starts]
     each = _timed(served, singles)
     each_batch = _timed(served, batches)
     rates = [len(batch) / seconds for batch, seconds in zip(batches, each_batch, strict=False)]
@@ -72,9 +74,12 @@ def _load(serving: Path, model: Path) -> Callable[[pd.DataFrame], Any]:
 
 
 def _timed(served: Callable[[pd.DataFrame], Any], requests: list[pd.DataFrame]) -> list[float]:
-    """Seconds of each request, until the time is up."""
-    for request in requests[:WARM_UP]:
-        served(request)
+    """Seconds of each request, until the time is up; warming up takes as long at most, and one of each is made."""
+    _until(served, requests[:WARM_UP])
+    return _until(served, requests)
+
+
+def _until(served: Callable[[pd.DataFrame], Any], requests: list[pd.DataFrame]) -> list[float]:
     seconds: list[float] = []
     ends = time.monotonic() + SECONDS
     for request in requests:

@@ -18,6 +18,8 @@ from tasks.outbox import without_password
 WEAKEST_SHOWN = 5
 CHECKOUT = Path(__file__).resolve().parents[1]
 """Where hone's rooms are."""
+ROOMS = ("flows", "tasks", "schemas")
+"""What of the checkout shapes a model."""
 
 
 def model_card(
@@ -127,13 +129,13 @@ def lineage_of(folder: Path, **known: str) -> dict[str, str]:
         known: `train_key`, `data_digest`, `flow_run_id` and the like, passed through.
     """
     versions = {library: _installed(library) for library in ("hone", "torch", "transformers", "mlflow")}
-    ours = {f"code_{name.removeprefix('git_')}": value for name, value in git_state(CHECKOUT).items()}
+    ours = {f"code_{name.removeprefix('git_')}": value for name, value in git_state(CHECKOUT, *ROOMS).items()}
     own = {"python": platform.python_version(), **{k: v for k, v in versions.items() if v}}
     return {**known, **git_state(folder), **ours, **own}
 
 
-def git_state(folder: Path) -> dict[str, str]:
-    """Commit of the folder's repository, and whether something in it is not committed."""
+def git_state(folder: Path, *parts: str) -> dict[str, str]:
+    """Commit of the folder's repository, and whether something is not committed: in it, or in these parts of it."""
 
     def ask(*words: str) -> str:
         asked = subprocess.run(
@@ -143,7 +145,8 @@ def git_state(folder: Path) -> dict[str, str]:
         return asked.stdout.strip()
 
     try:
-        return {"git_commit": ask("rev-parse", "HEAD"), "git_dirty": str(bool(ask("status", "--porcelain"))).lower()}
+        changed = bool(ask("status", "--porcelain", "--", *parts))
+        return {"git_commit": ask("rev-parse", "HEAD"), "git_dirty": str(changed).lower()}
     except (OSError, subprocess.SubprocessError):  # no git, no repository, no commit
         return {}
 

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+ENVIRONMENT_OF = "hone.environment_of"
+"""Tag of a registered model that is an environment of another one: that one's name."""
 LAST_MOVE = "hone.last_move"
 """Tag of a registered model: the last move of its champion that any home made or noticed, as JSON."""
 CHAMPION_BEFORE = "hone.champion_before"
@@ -151,6 +153,19 @@ def latest(home: Home, name: str) -> Registered:
     newest = partial(mlflow.search_model_versions, f"name = '{name}'", order_by=["version_number DESC"], max_results=1)
     found = patiently(newest, home)
     return _existing(home, mlflow, name, str(found[0].version) if found else "1")
+
+
+def refuse_environment(home: Home, name: str) -> None:
+    """Refuse to register models where only copies of another model's versions go.
+
+    Raises:
+        Mistake: The registered model is an environment of another one.
+    """
+    mlflow = client(home)
+    found = patiently(lambda: _model_of(mlflow, name), home)
+    if found is not None and ENVIRONMENT_OF in found.tags:
+        rule = f"is an environment of {found.tags[ENVIRONMENT_OF]}"
+        raise Mistake(Problem("registry.name", name, rule, "name another model"))
 
 
 def files_of(home: Home, registered: Registered, inside: str = "artifacts/model") -> Path:

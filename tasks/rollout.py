@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from schemas.errors import Mistake, Problem
 from schemas.recipe import Environment, Gate, Recipe
-from schemas.records import Decision
+from schemas.records import Artifact, Decision
 from tasks.context import Context
 from tasks.home import Home
 from tasks.outbox import patiently
@@ -23,6 +22,7 @@ from tasks.register import start_verifier
 from tasks.registry import (
     CHAMPION,
     CHAMPION_BEFORE,
+    ENVIRONMENT_OF,
     PROMOTED,
     ROLLED_BACK,
     WAS_CHAMPION,
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 COPIED_FROM = "hone.copied_from"
 """Tag of a copy: the version it was made from, as MLflow's URI."""
-ENVIRONMENT_OF = "hone.environment_of"
-"""Tag of an environment's registered model: the model that goes through it."""
 OF_ONE_PLACE = frozenset({"hone.gate", CHAMPION_BEFORE, PROMOTED, ROLLED_BACK, WAS_CHAMPION, COPIED_FROM})
 """Tags that tell of a version where it is, and not of the model: they stay behind."""
 
@@ -166,20 +164,21 @@ def copied(home: Home, step: Step, version: Registered, decision: Decision) -> R
     return patiently(lambda: version_of(mlflow, copy.name, copy.version), home)
 
 
-def prove(context: Context, copy: Registered, test: Path) -> None:
+def prove(context: Context, copy: Registered, sides: Artifact) -> None:
     """Let a fresh process load the copy by its own name, and answer a row.
 
     Args:
         context: The run's.
         copy: The version.
-        test: Parquet file with test rows.
+        sides: The test rows are among them.
 
     Raises:
         Fault: It does not answer.
     """
     import polars as pl
 
-    row = pl.read_parquet(test, columns=list(context.family.text_columns), n_rows=1, glob=False).to_dicts()
+    test, columns = context.path(sides) / "test.parquet", list(context.family.text_columns)
+    row = pl.read_parquet(test, columns=columns, n_rows=1, glob=False).to_dicts()
     uri = f"models:/{copy.name}/{copy.version}"
     start_verifier(context.family).predict(context.home.mlflow_uri, uri, row)
 

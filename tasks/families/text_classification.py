@@ -188,11 +188,16 @@ class TextClassification:
     def intervals(
         self, predictions: pl.DataFrame, meta: Meta, *, resamples: int, confidence: float, seed: int
     ) -> dict[str, Interval]:
-        """Percentile intervals over resampled rows."""
+        """Percentile intervals over resampled rows; a prediction that is none of the labels is a wrong answer."""
         from tasks import classification
 
         return classification.intervals(
-            predictions, meta["labels"], resamples=resamples, confidence=confidence, seed=seed
+            predictions,
+            meta["labels"],
+            resamples=resamples,
+            confidence=confidence,
+            seed=seed,
+            others=OTHER_LABEL,
         )
 
     def paired(

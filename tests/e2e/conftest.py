@@ -175,16 +175,26 @@ def project(tmp_path: Path, base: Path) -> Callable[..., Hone]:
     """Makes a project: a recipe `recipe.yaml`, rows, a tiny base model."""
 
     def make(name: str, servers: Servers | None = None, rows: int = 800, folder: str = "project") -> Hone:
-        root = tmp_path / folder
-        root.mkdir()
-        (root / "base").symlink_to(base)
-        (root / "pyproject.toml").write_text("")
-        (root / "recipe.yaml").write_text(RECIPE.replace("NAME", name))
-        with (root / "rows.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([("text", "label"), *sentences(rows)])
-        return Hone(root, servers.environment if servers else {})
+        return make_project(tmp_path / folder, base, name, servers, sentences(rows))
 
     return make
+
+
+def make_project(
+    root: Path, base: Path, name: str, servers: Servers | None, rows: list[tuple[str, str]], recipe: str = RECIPE
+) -> Hone:
+    """A project with these texts and labels."""
+    root.mkdir()
+    (root / "base").symlink_to(base)
+    (root / "pyproject.toml").write_text("")
+    (root / "recipe.yaml").write_text(recipe.replace("NAME", name))
+    write_rows(root / "rows.csv", rows)
+    return Hone(root, servers.environment if servers else {})
+
+
+def write_rows(file: Path, rows: list[tuple[str, str]]) -> None:
+    with file.open("w", newline="") as opened:
+        csv.writer(opened).writerows([("text", "label"), *rows])
 
 
 def labels_without_hone(model: str, texts: list[str], servers: Servers) -> list[str]:

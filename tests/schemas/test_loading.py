@@ -83,6 +83,33 @@ BROKEN = {
         ["recipe: evaluate.metric is 'bleu': text-classification has macro_f1, micro_f1, accuracy, precision, recall, "
          "mcc, balanced_accuracy, weighted_f1; change one of them"],
     ),
+    "a threshold with two bounds": (
+        VALID + "gate: {thresholds: [{metric: accuracy, at_least: 0.5, at_most: 0.9}]}\n",
+        ["line 9: gate.thresholds.0: the bound of accuracy must be at_least or at_most; change one of them"],
+    ),
+    "a cost that no model can be chosen by": (
+        VALID + "evaluate: {metric: ece}\n",
+        ["recipe: evaluate.metric is 'ece': text-classification has macro_f1, micro_f1, accuracy, precision, recall, "
+         "mcc, balanced_accuracy, weighted_f1; change one of them"],
+    ),
+    "abstaining without calibration": (
+        VALID + "evaluate: {calibrate: false, abstain_precision: 0.9}\n",
+        ["line 9: evaluate: abstain_precision needs calibrate: true; change one of them"],
+    ),
+    "slices by a column that is not kept": (
+        VALID + "evaluate: {slices: {columns: [channel]}}\n",
+        ["recipe: evaluate.slices.columns names channel, which collect.keep does not; change one of them"],
+    ),
+    "two environments of one name": (
+        VALID + "registry: {environments: [{name: prod}, {name: prod}]}\n",
+        ["line 9: registry: environments names prod more than once; change one of them"],
+    ),
+    "a metric unknown to the gate of an environment": (
+        VALID + "registry: {environments: [{name: prod, gate: {thresholds: [{metric: bleu, at_least: 1}]}}]}\n",
+        ["recipe: registry.environments.prod.gate.thresholds.0.metric is 'bleu': text-classification has macro_f1, "
+         "micro_f1, accuracy, precision, recall, mcc, balanced_accuracy, weighted_f1, auroc, auprc, log_loss, brier, "
+         "ece; change one of them"],
+    ),
     "bounds in the wrong order": (
         VALID + "clean: {min_chars: 9, max_chars: 3}\n",
         ["line 9: clean: min_chars (9) must not exceed max_chars (3); change one of them"],

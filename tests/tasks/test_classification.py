@@ -221,6 +221,19 @@ def test_a_label_nobody_knows_is_named() -> None:
         classification.score(frame(["negative"], ["angry"]), LABELS)
 
 
+def test_an_answer_outside_the_labels_is_a_wrong_one_and_no_class_of_its_own() -> None:
+    truth = ["negative", "neutral", "positive", "negative", "positive"]
+    answers = ["negative", "angry", "positive", "", "neutral"]
+    found = classification.intervals(frame(truth, answers), LABELS, **FEW, others="(another)")
+    expected = sk.f1_score(truth, answers, labels=LABELS, average="macro", zero_division=0)
+    assert found["accuracy"].value == pytest.approx(2 / 5)
+    assert found["macro_f1"].value == pytest.approx(expected)
+    with pytest.raises(DataError, match="prediction = 'angry'"):
+        classification.intervals(frame(truth, answers), LABELS, **FEW)
+    with pytest.raises(ValueError, match="one of the labels"):
+        classification.intervals(frame(truth, answers), LABELS, **FEW, others="neutral")
+
+
 def test_no_rows_have_no_interval() -> None:
     with pytest.raises(DataError, match="no rows to measure"):
         classification.intervals(frame(["negative"], ["negative"]).clear(), LABELS, **FEW)

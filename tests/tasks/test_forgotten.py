@@ -31,6 +31,19 @@ def test_forgotten_rows_are_left_out_by_id_and_by_text(home):
     assert forgotten.leave_out(frame, ["text"], frozenset()) is frame
 
 
+def test_another_home_keeps_out_the_same_rows_once_they_are_handed_on(home, tmp_path):
+    other = Home(tmp_path / "other")
+    for folder in (other.journal, other.locks):
+        folder.mkdir(parents=True)
+    forgotten.hand_on(home, other)
+    assert list(other.journal.iterdir()) == []
+    forgotten.remember(home, ["r1"], [LIKENESS])
+    forgotten.hand_on(home, other)
+    frame = rows(["a", "b", LIKENESS])
+    assert forgotten.leave_out(frame, ["text"], forgotten.load(other))["id"].to_list() == ["r0"]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in other.journal.iterdir()} == {0o600}
+
+
 def test_the_journal_of_erasures_holds_neither_id_nor_text(home):
     forgotten.remember(home, ["ann-7"], [LIKENESS])
     written = (home.journal / "forgotten.jsonl").read_text()

@@ -60,7 +60,9 @@ def test_a_version_of_another_tool_is_a_mistake_at_once(home: Home, run_id: str)
         mlflow = MlflowClient(home.mlflow_uri)
         run_id = mlflow.create_run("0").info.run_id
     began = time.monotonic()
-    with pytest.raises(Mistake, match=r"tiny version 3.*its MLflow run .* has no recipe\.json; name a version that hone"):
+    with pytest.raises(
+        Mistake, match=r"tiny version 3.*its MLflow run .* has no recipe\.json; name a version that hone"
+    ):
         recorded_recipe(home, version(run_id))
     assert time.monotonic() - began < 5
 

@@ -24,7 +24,7 @@ from schemas.records import Check, CheckOutcome, Decision, Interval, ModelVersio
 from tasks import register, registry
 from tasks.families.text_classification import TextClassification
 from tasks.home import Home
-from tasks.model_card import lineage_of, model_card
+from tasks.model_card import git_state, lineage_of, model_card
 from tasks.rules.part import text_rules
 from tasks.tracking import Run
 from tests.tiny_classifier import LABELS, WORDS, serving, tiny_model
@@ -623,3 +623,7 @@ def test_lineage_names_the_commit_and_whether_it_is_all(tmp_path: Path) -> None:
     assert found["torch"]
     (tmp_path / "recipe.yaml").write_text("name: y")
     assert lineage_of(tmp_path)["git_dirty"] == "true"
+    (tmp_path / "flows").mkdir()
+    assert git_state(tmp_path, "flows", "tasks")["git_dirty"] == "false"
+    (tmp_path / "flows" / "new.py").write_text("")
+    assert git_state(tmp_path, "flows", "tasks")["git_dirty"] == "true"

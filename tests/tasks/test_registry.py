@@ -68,6 +68,14 @@ def dying(patch: pytest.MonkeyPatch, name: str) -> None:
     patch.setattr(registry, name, die)
 
 
+def test_an_environment_takes_no_models_but_copies(home: Home, mlflow: MlflowClient) -> None:
+    registry.refuse_environment(home, NAME)
+    registry.refuse_environment(home, "new")
+    mlflow.set_registered_model_tag(NAME, registry.ENVIRONMENT_OF, "small")
+    with pytest.raises(Mistake, match=r"registry\.name = 'tiny': is an environment of small; name another model"):
+        registry.refuse_environment(home, NAME)
+
+
 # What a person asks for.
 
 
