@@ -16,7 +16,7 @@ import psutil
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from tests.e2e.conftest import Ended, Hone, Servers, ended, make_project, write_rows
+from tests.e2e.conftest import CHECKOUT, Ended, Hone, Servers, ended, make_project, write_rows
 from tests.learning import WORDS, sentences
 
 pytestmark = pytest.mark.e2e
@@ -54,14 +54,34 @@ def mlflow(servers: Servers) -> Any:
     return MlflowClient(servers.mlflow)
 
 
+def git(checkout: Path, *words: str) -> str:
+    who = ["-c", "user.name=x", "-c", "user.email=x@x"]
+    done = subprocess.run(["git", *who, *words], cwd=checkout, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
 @pytest.fixture(scope="module")
-def hone(tmp_path_factory: pytest.TempPathFactory, base: Path, servers: Servers) -> Hone:
-    """A project whose version 1 serves."""
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with hone's rooms, all committed."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for room in ("flows", "tasks", "schemas"):
+        shutil.copytree(CHECKOUT / room, copy / room)
+    (copy / ".gitignore").write_text("__pycache__\n")
+    git(copy, "init", "-q")
+    git(copy, "add", ".")
+    git(copy, "commit", "-qm", "then")
+    return copy
+
+
+@pytest.fixture(scope="module")
+def hone(tmp_path_factory: pytest.TempPathFactory, base: Path, servers: Servers, checkout: Path) -> Hone:
+    """A project whose version 1 will serve."""
     root = tmp_path_factory.mktemp("versions") / "project"
-    made = make_project(root, base, "versions", servers, noisy(700), RECIPE)
+    made = make_project(root, base, "versions", servers, noisy(500), RECIPE)
+    made.checkout = checkout
     neutral = [(" ".join(reversed(text.split())) + " today so", "neutral") for text, _ in sentences(120, seed=5)]
     plain = [(" ".join(w for w in text.split() if w in WORDS[6:]), label) for text, label in neutral]
-    write_rows(root / "rows3.csv", [*noisy(700), *plain])
+    write_rows(root / "rows3.csv", [*noisy(500), *plain])
     return made
 
 
@@ -301,15 +321,23 @@ def work(hone: Hone) -> list[str]:
     return sorted(path.name for path in (hone.home / "work").iterdir())
 
 
-def test_a_version_is_made_again_bit_for_bit(hone: Hone, first: Ended) -> None:
-    done = hone("reproduce", "versions", "champion")
+def test_a_version_is_made_again_bit_for_bit_by_the_code_of_then(hone: Hone, first: Ended) -> None:
+    then = git(hone.checkout, "rev-parse", "HEAD")
+    with (hone.checkout / "tasks" / "learner.py").open("a") as learner:
+        learner.write('raise ImportError("today nothing is learnt")\n')
+    git(hone.checkout, "commit", "-qam", "now")
+    try:
+        done = hone("reproduce", "versions", "champion")
+    finally:
+        git(hone.checkout, "reset", "-q", "--hard", then)
     assert done.code == 0, done.errors
     found = done.result
+    assert found["code"] == {"recorded": then, "rebuilt": then, "changed": False, "note": ""}
     assert (found["equal"], found["metrics_differing"], found["plan"], found["environment"]) == (True, {}, {}, {})
     weights = first.result["train"]["weights_sha256"]
     assert found["weights_sha256"] == {"recorded": weights, "rebuilt": weights}
     assert found["metrics_compared"] == len(first.result["metrics"])
-    assert (found["rows"], found["rows_from"], found["home"]) == (700, "source", None)
+    assert (found["rows"], found["rows_from"], found["home"]) == (500, "source", None)
     assert work(hone) == []
 
 
@@ -328,7 +356,8 @@ def test_a_version_is_made_again_from_the_rows_of_then_and_its_home_can_be_kept(
     with changed(hone.project / "rows.csv"):
         done = hone("reproduce", "recipe.yaml", "1", "--keep")
     assert done.code == 0, done.errors
-    assert (done.result["equal"], done.result["rows"], done.result["rows_from"]) == (True, 700, "store")
+    assert (done.result["equal"], done.result["rows"], done.result["rows_from"]) == (True, 500, "store")
+    assert done.result["code"]["rebuilt"] == git(hone.checkout, "rev-parse", "HEAD")
     home = Path(done.result["home"])
     assert home.is_relative_to(hone.home)
     assert len(list((home / "store" / "train").iterdir())) == 1

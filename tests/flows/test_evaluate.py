@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
@@ -39,26 +39,20 @@ def judged(home: Home, recipe: Recipe) -> Judged:
     )  # fmt: skip
 
 
-def run_of(home: Home, status: BaseException | None, recipe: Recipe) -> Any:
-    """How the run of an evaluation ended that met an error."""
-    shown = Display()
-    try:
-        with evaluation(recipe, home, version(), shown, "evaluate tiny 3", kind="evaluate") as (context, run):
-            assert context.run_id == run.run_id
-            if status is not None:
-                raise status
-    except BaseException as error:
-        assert error is status
-    return MlflowClient(home.mlflow_uri).get_run(run.run_id)
-
-
 @pytest.mark.parametrize(
     ("error", "status"), [(None, "FINISHED"), (RuntimeError(), "FAILED"), (KeyboardInterrupt(), "KILLED")]
 )
 def test_its_run_ends_as_the_evaluation_ends(
     home: Home, recipe: Recipe, error: BaseException | None, status: str
 ) -> None:
-    run = run_of(home, error, recipe)
+    with (
+        pytest.raises(type(error)) if error else nullcontext(),
+        evaluation(recipe, home, version(), Display(), "evaluate tiny 3", kind="evaluate") as (context, started),
+    ):
+        assert context.run_id == started.run_id
+        if error:
+            raise error
+    run = MlflowClient(home.mlflow_uri).get_run(started.run_id)
     assert (run.info.status, run.info.run_name) == (status, "evaluate tiny 3")
     assert (run.data.tags["hone.kind"], run.data.tags["hone.model"]) == ("evaluate", "models:/tiny/3")
 

@@ -7,14 +7,22 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from sklearn.metrics import f1_score
 
+from schemas.errors import Fault
 from schemas.recipe import Gate, Recipe, Threshold
 from schemas.records import Check, Interval, Verdict
 from tasks import gate, held_out
 from tasks.candidates import Candidate
 from tasks.checks import Comparison
+from tasks.context import Context
 from tasks.families import family_of
+from tasks.home import Home
+from tasks.registry import Registered
 from tasks.slices import Slice
+from tests.prepared import Asked, Prepared, answer, version
+
+pytest_plugins = ("tests.mlflow_home",)
 
 META = {"labels": ["no", "yes"]}
 RECIPE = Recipe.model_validate(
@@ -194,3 +202,125 @@ def test_the_verdict_is_told_in_a_sentence_and_check_by_check() -> None:
     assert "no checks" in gate.verdict_markdown(verdict("promote"))
     undecided = Check(name="champion:accuracy", outcome="undecidable", rule="better", found="?", rows_needed=9_000)
     assert "About 9,000 test rows would." in gate.verdict_markdown(verdict("undecidable", undecided, rows_needed=9_000))
+
+
+# The stage.
+
+
+SERVING = version("old", number="2")
+SUMMARY = {
+    "metrics": {"macro_f1": 0.9, "macro_f1_low": 0.8, "macro_f1_high": 1.0}, "baselines": {}, "gains": {}, "rows": 40,
+    "slices": [], "speed": {},
+}  # fmt: skip
+
+
+class Stage:
+    """The stage on prepared rows, for a candidate that is right on nine of ten, and whoever serves."""
+
+    def __init__(self, home: Home, recipe: Recipe, patch: pytest.MonkeyPatch) -> None:
+        asked = recipe.evaluate.model_copy(update={"bootstrap_resamples": 200})
+        recipe = recipe.model_copy(update={"evaluate": asked, "gate": Gate(beat_baseline=False)})
+        self.context = Context(recipe, home, run_id="r")
+        self.prepared = Prepared(self.context)
+        self._patch = patch
+        said = [label if i % 10 else {"bad": "good", "good": "bad"}[label] for i, label in enumerate(self.truth)]
+        rows = pl.DataFrame({"id": self.prepared.test["id"], "truth": self.truth, "prediction": said})
+        found = Candidate(SUMMARY, rows, [], np.empty(0, np.uint64), "new")
+        patch.setattr(gate, "trained_candidate", lambda *args: found)
+        self.serves(None)
+
+    @property
+    def truth(self) -> list[str]:
+        return self.prepared.test["label"].to_list()
+
+    def serves(self, champion: Registered | None, *, trained_on: Any = (), labels: Any = ("bad", "good")) -> None:
+        """Let somebody serve who is right on every row, and was trained on rows of these texts."""
+        known = np.unique(held_out.known_by(trained_on))
+        self._patch.setattr(gate, "champion", lambda *args: champion)
+        self._patch.setattr(gate, "training_hashes_of", lambda *args: known)
+        self._patch.setattr(gate, "known_labels", lambda *args: labels)
+        self.asked = Asked(self._patch, lambda text: answer(text.split()[1].lower()))
+
+    def __call__(self) -> Verdict:
+        rows = self.prepared
+        cleaned = rows.raw.model_copy(update={"summary": {"quarantined": {}}})
+        sides = rows.sides.model_copy(
+            update={"summary": {"leaked_by_reason": {}, "labels": {"train": {"bad": 30}, "test": {"bad": 20}}}}
+        )
+        tokens = rows.tokens.model_copy(update={"summary": {"dropped": {}, "truncated": {"test": 0.0}}})
+        return gate.gate(
+            self.context, raw=rows.raw, cleaned=cleaned, sides=sides, tokens=tokens, model=rows.tokens, scores=rows.raw
+        )
+
+
+@pytest.fixture
+def stage(home: Home, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    return Stage(home, recipe, monkeypatch)
+
+
+def test_the_first_model_has_nobody_to_beat(stage: Stage) -> None:
+    found = stage()
+    assert (found.stage, found.decision, found.champion, found.same_model) == ("gate", "promote", None, False)
+    assert [check.found for check in found.checks] == ["no champion yet"]
+
+
+def test_the_champion_is_asked_and_a_worse_model_is_rejected(stage: Stage) -> None:
+    stage.serves(SERVING)
+    found = stage()
+    assert stage.asked.uris == ["models:/tiny/2"]
+    assert (found.decision, found.champion) == ("reject", "2")
+    (check,) = found.checks
+    # Four of forty rows are wrong, all of them bad ones: r0, r10, r20, r30.
+    expected = f1_score(stage.truth, [t if i % 10 else "good" for i, t in enumerate(stage.truth)], average="macro") - 1
+    assert check.found.startswith(f"{expected:+.4f} (95% interval")
+    assert "over version 2 on 40 rows" in check.found
+
+
+def test_a_champion_that_is_this_very_model_is_not_asked(stage: Stage) -> None:
+    stage.serves(version("new", number="2"))
+    found = stage()
+    assert (found.decision, found.same_model, found.champion) == ("promote", True, "2")
+    assert stage.asked.uris == []
+
+
+def test_a_champion_on_whose_training_rows_nothing_is_left_decides_nothing(stage: Stage) -> None:
+    stage.serves(SERVING, trained_on=[f"test {label} {i}" for i, label in enumerate(stage.truth) if i >= 20])
+    found = stage()
+    assert (found.decision, found.rows_needed) == ("undecidable", None)
+    assert found.checks[0].found == (
+        "only 20 test rows are common ground with version 2, 20 left out because one of the two was trained on them; "
+        "30 are needed"
+    )
+
+
+@pytest.mark.parametrize("lost", ["training_hashes_of", "known_labels"])
+def test_a_champion_that_lost_its_files_is_not_asked_and_decides_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    def gone(*args: Any) -> None:
+        raise FileNotFoundError("tiny version 2 has no artifacts/model")
+
+    stage.serves(SERVING)
+    monkeypatch.setattr(gate, lost, gone)
+    found = stage()
+    assert (found.decision, found.champion, found.passed) == ("undecidable", "2", False)
+    assert found.checks[0].found == "version 2 could not be measured: tiny version 2 has no artifacts/model"
+    assert stage.asked.uris == []
+
+
+def test_a_champion_that_does_not_answer_decides_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(text: str) -> Any:
+        raise Fault("a fresh process cannot predict with the logged model\nTraceback, line 1")
+
+    stage.serves(SERVING)
+    Asked(monkeypatch, fail)
+    found = stage()
+    assert found.decision == "undecidable"
+    assert found.checks[0].found.endswith("could not be measured: a fresh process cannot predict with the logged model")
+
+
+def test_a_verdict_is_found_anew_each_time_and_known_by_what_it_is_of(stage: Stage) -> None:
+    first, again = stage(), stage()
+    assert (first.cached, again.cached, first.key) == (False, False, again.key)
+    stage.serves(SERVING)
+    assert stage().key != first.key
