@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _explain_fault(fault, as_json=options.json)
         return EXIT_FAULT
     except KeyboardInterrupt as interrupt:
-        print(f"hone: interrupted; {interrupt or 'the same command goes on from the last checkpoint'}", file=sys.stderr)
+        told = str(interrupt) or "the same command goes on from the last checkpoint"
+        print(f"hone: interrupted; {told}", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
