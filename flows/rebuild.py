@@ -4,8 +4,9 @@
 
 JOB is a JSON file: `told` (what the version is called), `recipe` (as it was recorded), `home` (an empty folder),
 `collect_key` (of the rows of then), `kept` (`folder` and `summary` of these rows, where a store still has them, else
-null), `out` (JSON file to write, with `found`, `mistake` or `fault`). Later code starts this one: what they tell each
-other may grow, and must not change. Nothing is registered, and no MLflow is asked.
+null), `plan` (of the training of then, or null), `out` (JSON file to write, with `found`, `mistake` or `fault`). Later
+code starts this one: what they tell each other may grow, and must not change. Nothing is registered, and no MLflow is
+asked.
 
 Ends by itself when standard input closes, so it never outlives the process that started it.
 """
@@ -20,10 +21,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from flows.engine import configure
 from flows.terminal import Display, StageLines
 from schemas.errors import DataError, Fault, HoneError, Mistake, Problem
-from schemas.records import Artifact
+from schemas.records import Artifact, Plan
 from tasks.child import children
 from tasks.clean import clean
 from tasks.collect import collect
@@ -35,7 +38,7 @@ from tasks.recorded import as_recipe
 from tasks.split import split
 from tasks.store import MANIFEST
 from tasks.tokenize import tokenize
-from tasks.train import train
+from tasks.train import plan_artifact, train
 
 
 def main() -> None:
@@ -63,18 +66,21 @@ def _do(job: dict[str, Any]) -> dict[str, Any]:
     configure(home)
     context = Context(recipe, home, run_id="", observer=StageLines(home, shown))
     try:
-        return rebuild(context, job["collect_key"], job["kept"])
+        return rebuild(context, job["collect_key"], job["kept"], job.get("plan"))
     finally:
         shown.stop()
 
 
-def rebuild(context: Context, collect_key: str, kept: dict[str, Any] | None) -> dict[str, Any]:
+def rebuild(
+    context: Context, collect_key: str, kept: dict[str, Any] | None, plan: dict[str, Any] | None
+) -> dict[str, Any]:
     """Every stage up to the measures.
 
     Args:
         context: Of an empty home.
         collect_key: Of the rows that the model was made from.
         kept: Where these rows still are, should the source have changed.
+        plan: By which the model was trained, where that is known.
 
     Raises:
         DataError: The rows are in neither.
@@ -83,6 +89,8 @@ def rebuild(context: Context, collect_key: str, kept: dict[str, Any] | None) -> 
     cleaned = clean(context, raw)
     sides = split(context, cleaned)
     tokens = tokenize(context, cleaned, sides)
+    if plan is not None:
+        follow(context, tokens, plan)
     model = train(context, tokens)
     scores = evaluate(context, sides, tokens, model)
     return {
@@ -94,6 +102,17 @@ def rebuild(context: Context, collect_key: str, kept: dict[str, Any] | None) -> 
         "metrics": scores.summary["metrics"],
         "seconds": sum(artifact.seconds for artifact in (raw, cleaned, sides, tokens, model, scores)),
     }
+
+
+def follow(context: Context, tokens: Artifact, plan: dict[str, Any]) -> None:
+    """Freeze the plan of then in place of this machine's, which may have other cores; not for another device."""
+    here = plan_artifact(context, tokens)
+    try:
+        frozen = Plan.model_validate({**plan, "reasons": here.summary["reasons"]})
+    except ValidationError:  # of a hone that planned otherwise
+        return
+    if frozen.device == here.summary["device"]:
+        context.replace(here, frozen.model_dump(mode="json"))
 
 
 def rows_of_then(context: Context, collect_key: str, kept: dict[str, Any] | None) -> tuple[Artifact, bool]:

@@ -1,11 +1,12 @@
-"""`hone reproduce`: a registered version made again from its recorded recipe, rows and commit, and compared.
+"""`hone reproduce`: a registered version made again from its recorded recipe, rows, plan and commit, and compared.
 
 Everything runs in a home of its own, with the code of the version's commit where hone's repository has it. Same
-weights are promised on the same machine, with the same libraries; what differs there is told.
+weights are promised on the same processor, with the same libraries; what differs is told.
 """
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import math
@@ -73,7 +74,7 @@ def reproduce(model: str, version: str, *, keep: bool, as_json: bool) -> int:
     """
     home, name, _ = open_model(model)
     asked = find(home, name, version)
-    known = _lineage(asked)
+    known, metrics, plan = _lineage(asked), recorded_metrics(home, asked), recorded_plan(home, asked)
     heed_signals()
     try:
         with _folder(home, asked, keep=keep) as root:
@@ -84,7 +85,7 @@ def reproduce(model: str, version: str, *, keep: bool, as_json: bool) -> int:
             found = _rebuilt(root, job, code.root)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command starts over") from None
-    compared = compare(asked, known, found, recorded_metrics(home, asked), recorded_plan(home, asked))
+    compared = compare(asked, known, found, metrics, plan)
     rebuilt = {"rebuilt": code.commit, "changed": code.changed, "note": code.note}
     compared["code"] = {"recorded": known.get("code_commit"), **rebuilt}
     compared["home"] = str(root / "home") if keep else None
@@ -243,7 +244,7 @@ def _rebuilt(root: Path, job: Mapping[str, Any], code: Path) -> dict[str, Any]:
         raise Mistake.from_dict(answer["mistake"])
     if "fault" in answer:
         raise Fault(answer["fault"])
-    found: dict[str, Any] = answer["found"]
+    found: dict[str, Any] = answer.get("found", answer)  # the first code that could rebuild answered with it alone
     return found
 
 
@@ -263,7 +264,16 @@ def _job(home: Home, version: Registered, root: Path) -> dict[str, Any]:
         "home": str(anew.root),
         "collect_key": collect_key,
         "kept": _kept(home, collect_key),
+        "plan": {name: _value(text) for name, text in recorded_plan(home, version).items()} or None,
     }
+
+
+def _value(text: str) -> Any:
+    """A value of the plan, out of MLflow's words for it."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def _environment(home: Path, code: Path) -> dict[str, str]:

@@ -24,6 +24,7 @@ from tasks.context import Context
 from tasks.home import Home
 from tasks.registry import Registered
 from tasks.store import Store
+from tests.prepared import artifact
 
 pytest_plugins = ("tests.mlflow_home",)
 
@@ -430,12 +431,49 @@ def test_rows_that_were_forgotten_stay_out_of_the_home_it_is_made_in(
     forgotten.remember(then.home, ["b"], [])
     key, _ = kept_of(then)
     monkeypatch.setattr(reproduce, "recorded_values", lambda home, version: then.recipe.model_dump(mode="json"))
+    monkeypatch.setattr(reproduce, "recorded_plan", lambda home, version: {})
     version = Registered("tiny", "3", "r", "m", {"hone.weights_sha256": "w", "hone.collect_key": key})
     told = reproduce._job(then.home, version, tmp_path / "work")
     assert json.loads(json.dumps(told))["told"] == "tiny version 3"
+    assert told["plan"] is None
     anew = Context(then.recipe, Home(Path(told["home"])), run_id="")
     for folder in (anew.home.locks, anew.home.digests):
         folder.mkdir(parents=True)
     raw, from_source = rebuild.rows_of_then(anew, told["collect_key"], None)
     assert (raw.key, raw.summary["rows"], from_source) == (key, 2, True)
     assert Store(anew.home.store, anew.home.materialised).find("collect", key) is not None
+
+
+# The plan of then.
+
+
+HERE = {
+    "device": "cpu", "precision": "bf16", "attention": "sdpa", "threads": 8, "global_batch_size": 16,
+    "micro_batch_tokens": 4_096, "steps": 40, "steps_per_epoch": 20, "warmup_steps": 3, "decay_steps": 0,
+    "eval_steps": 10, "class_weights": None, "reasons": {"threads": "every core"},
+}  # fmt: skip
+
+
+def followed(context: Context, monkeypatch: pytest.MonkeyPatch, **then: object) -> dict[str, Any]:
+    """The plan that training finds once a plan of then was to be followed, which MLflow tells in words."""
+    here = artifact(context, "plan", lambda out: None, **HERE)
+    monkeypatch.setattr(rebuild, "plan_artifact", lambda *args: here)
+    told = {name: str(value) for name, value in (HERE | then).items()}
+    rebuild.follow(context, here, {name: reproduce._value(text) for name, text in told.items()})
+    manifest = context.store.find("plan", here.key)
+    assert manifest is not None
+    return manifest.summary
+
+
+def test_training_follows_the_plan_of_then_whatever_cores_there_are_now(
+    project: Callable[[str], Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    then = {"threads": 2, "precision": "fp32", "class_weights": [0.1 + 0.2, 1.7], "micro_batch_tokens": 512}
+    assert followed(project("anew"), monkeypatch, **then) == HERE | then
+
+
+@pytest.mark.parametrize("then", [{"device": "cuda"}, {"precision": "fp4"}, {"flux": 3}])
+def test_a_plan_that_cannot_be_followed_here_is_made_anew(
+    project: Callable[[str], Context], monkeypatch: pytest.MonkeyPatch, then: dict[str, object]
+) -> None:
+    assert followed(project("anew"), monkeypatch, **then) == HERE

@@ -241,7 +241,7 @@ class Stage:
         self._patch.setattr(gate, "known_labels", lambda *args: labels)
         self.asked = Asked(self._patch, lambda text: answer(text.split()[1].lower()))
 
-    def __call__(self) -> Verdict:
+    def __call__(self, scores: str = "k") -> Verdict:
         rows = self.prepared
         cleaned = rows.raw.model_copy(update={"summary": {"quarantined": {}}})
         sides = rows.sides.model_copy(
@@ -249,8 +249,9 @@ class Stage:
         )
         tokens = rows.tokens.model_copy(update={"summary": {"dropped": {}, "truncated": {"test": 0.0}}})
         return gate.gate(
-            self.context, raw=rows.raw, cleaned=cleaned, sides=sides, tokens=tokens, model=rows.tokens, scores=rows.raw
-        )
+            self.context, raw=rows.raw, cleaned=cleaned, sides=sides, tokens=tokens, model=rows.tokens,
+            scores=rows.raw.model_copy(update={"key": scores}),
+        )  # fmt: skip
 
 
 @pytest.fixture
@@ -322,5 +323,6 @@ def test_a_champion_that_does_not_answer_decides_nothing(stage: Stage, monkeypat
 def test_a_verdict_is_found_anew_each_time_and_known_by_what_it_is_of(stage: Stage) -> None:
     first, again = stage(), stage()
     assert (first.cached, again.cached, first.key) == (False, False, again.key)
+    assert stage(scores="of another model").key != first.key
     stage.serves(SERVING)
     assert stage().key != first.key

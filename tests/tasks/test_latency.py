@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,18 @@ def test_a_slow_model_is_asked_no_longer_than_the_budget(timed: Timed, monkeypat
     assert [len(request) for request in timed.requests] == [1, 1, 32, 32]
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Two that wait for each other on a busy machine would be no measure."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_a_model_is_timed_through_the_file_that_serves_it(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path, seed=1)
     pl.DataFrame({"text": [" ".join(WORDS[i : i + 9]) for i in range(40)]}).write_parquet(tmp_path / "rows.parquet")
