@@ -207,10 +207,11 @@ def test_bins_are_drawn_where_their_rows_are(drawn: list[Figure], tmp_path: Path
 
 def test_the_family_draws_what_its_predictions_have(tmp_path: Path) -> None:
     meta = {"labels": LABELS}
-    drawn = TextClassification().plots(drawn_predictions(LABELS), meta, tmp_path)
+    drawn = TextClassification().plots(drawn_predictions(LABELS), drawn_predictions(LABELS), meta, tmp_path)
     assert [path.name for path in drawn] == ["confusion_matrix.png", "precision_recall.png", "reliability.png"]
     assert all(path.exists() for path in drawn)
-    assert [path.name for path in TextClassification().plots(PREDICTIONS, meta, tmp_path)] == ["confusion_matrix.png"]
+    bare = TextClassification().plots(PREDICTIONS, PREDICTIONS, meta, tmp_path)
+    assert [path.name for path in bare] == ["confusion_matrix.png"]
 
 
 def test_the_same_picture_has_the_same_bytes(tmp_path: Path) -> None:
