@@ -88,7 +88,7 @@ class Bench:
             for file in sorted((self.work / "home" / "store" / "split").glob(f"*/{side}.parquet"))
         )
         held_out = set(sides["row"].to_list())
-        numbered = self.rows.with_row_index("row", offset=2)
+        numbered = self.rows.with_row_index("row", offset=1)
         training = numbered.filter(~pl.col("row").is_in(list(held_out))).sample(fraction=TENTH, seed=SEED)
         rows = pl.concat([numbered.filter(pl.col("row").is_in(list(held_out))), training]).sort("row").drop("row")
         rows.write_parquet(kept)

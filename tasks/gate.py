@@ -228,7 +228,8 @@ DECISIONS: dict[Decision, str] = {
     "reject": "The gate is closed.",
 }
 """Verdicts, for people."""
-MARKS = {"passed": "✅", "failed": "❌", "undecidable": "❔", "not better": "⏸"}
+MARKS = {"passed": "passed", "failed": "**FAILED**", "undecidable": "undecidable", "not better": "not better"}
+"""Words, not pictures: not every browser has a font for them."""
 
 
 def verdict_markdown(verdict: Verdict) -> str:

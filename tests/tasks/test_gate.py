@@ -196,8 +196,8 @@ def test_the_verdict_is_told_in_a_sentence_and_check_by_check() -> None:
     bad = Check(name="champion:accuracy", outcome="failed", rule="better", found="broken | line")
     told = gate.verdict_markdown(verdict("reject", good, bad))
     assert told.startswith("**The gate is closed.** 1 of 2 checks failed.")
-    assert "| ✅ | `threshold:accuracy` | at least 0.5 | 0.8 |" in told
-    assert "| ❌ | `champion:accuracy` | better | broken \\| line |" in told
+    assert "| passed | `threshold:accuracy` | at least 0.5 | 0.8 |" in told
+    assert "| **FAILED** | `champion:accuracy` | better | broken \\| line |" in told
     assert gate.verdict_markdown(verdict("promote", good)).startswith("**The gate is open: the model may serve.**")
     assert "no checks" in gate.verdict_markdown(verdict("promote"))
     undecided = Check(name="champion:accuracy", outcome="undecidable", rule="better", found="?", rows_needed=9_000)
