@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flows.models import open_model
 from schemas.errors import Mistake, Problem
+from tasks.tracking import user
 
 if TYPE_CHECKING:
     from tasks.registry import Change
@@ -33,7 +32,7 @@ def rollback(model: str, *, reason: str | None, by: str | None, as_json: bool) -
     home, name, _ = open_model(model)
     from tasks.registry import rollback_by_hand
 
-    who, why = _one_line(by or "") or _login(), _one_line(reason or "") or "no reason given"
+    who, why = _one_line(by or "") or user(), _one_line(reason or "") or "no reason given"
     change = rollback_by_hand(home, name, by=who, reason=why)
     _say(change, "rolled back", f"hone promote {model} {change.before} --override --reason WHY", as_json=as_json)
     return 0
@@ -48,7 +47,7 @@ def decided(by: str | None, reason: str | None, *, override: bool) -> tuple[str,
     why = _one_line(reason or "")
     if override and not why:
         raise Mistake(Problem("--reason", reason, "is required with --override", "say why the version shall serve"))
-    return _one_line(by or "") or _login(), f"{why} (with --override)" if override else why
+    return _one_line(by or "") or user(), f"{why} (with --override)" if override else why
 
 
 def tell(change: Change, undo: str, *, as_json: bool, more: Mapping[str, Any] | None = None) -> None:
@@ -72,13 +71,6 @@ def tell(change: Change, undo: str, *, as_json: bool, more: Mapping[str, Any] | 
 def _one_line(text: str) -> str:
     """Text as it goes into the journal and into tags; a terminal may pass bytes that are no text."""
     return " ".join(text.encode("utf-8", "replace").decode().split())
-
-
-def _login() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user without a name
-        return str(os.getuid())
 
 
 def _say(

@@ -34,7 +34,7 @@ from tasks.held_out import read_hashes, training_hashes, write_hashes
 from tasks.home import Home
 from tasks.model_card import lineage_of, model_card
 from tasks.outbox import patiently
-from tasks.registry import CHALLENGER, CHAMPION, Registered, aliases_of, files_of, promote, version_of
+from tasks.registry import CHALLENGER, CHAMPION, Registered, aliases_of, files_of, promote, version_of, version_with
 from tasks.rows import batches, files
 from tasks.rules import shipping
 from tasks.stage import stage_task
@@ -126,7 +126,7 @@ def register_model(
     identity = identity_of(home, model, family, calibration)
     mlflow = client(home)
     with FileLock(home.locks / f"register-{name}.lock"):
-        found = patiently(lambda: _version_with(mlflow, name, identity), home)
+        found = patiently(lambda: version_with(mlflow, name, identity), home)
         cached = found is not None
         if found is None:
             _refuse_pickle(folder)
@@ -458,11 +458,6 @@ def _refuse_pickle(folder: Path) -> None:
         )  # fmt: skip
 
 
-def _version_with(mlflow: MlflowClient, name: str, identity: str) -> Registered | None:
-    found = mlflow.search_model_versions(f"name = '{name}' and tags.`hone.identity` = '{identity}'")
-    return version_of(mlflow, name, str(found[0].version)) if found else None
-
-
 def _create_version(mlflow: MlflowClient, name: str, model_id: str, candidate: _Candidate) -> Registered:
     """Make the version, unless the last try did so and only its answer got lost."""
     from mlflow.exceptions import MlflowException
@@ -472,7 +467,7 @@ def _create_version(mlflow: MlflowClient, name: str, model_id: str, candidate: _
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    made = _version_with(mlflow, name, candidate.tags["hone.identity"])
+    made = version_with(mlflow, name, candidate.tags["hone.identity"])
     if made is not None:
         return made
     created = mlflow.create_model_version(

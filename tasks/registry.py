@@ -648,6 +648,12 @@ def find_version(mlflow: MlflowClient, name: str, number: str) -> Registered | N
         return None
 
 
+def version_with(mlflow: MlflowClient, name: str, identity: str | None) -> Registered | None:
+    """The version whose files have this digest; none where nothing of that name has."""
+    found = mlflow.search_model_versions(f"name = '{name}' and tags.`hone.identity` = '{identity}'")
+    return version_of(mlflow, name, str(found[0].version)) if found else None
+
+
 def version_of(mlflow: MlflowClient, name: str, number: str) -> Registered:
     """One version, with its tags and aliases."""
     found = mlflow.get_model_version(name, number)

@@ -30,6 +30,7 @@ from tasks.registry import (
     champion,
     latest,
     version_of,
+    version_with,
     wanted,
 )
 from tasks.tracking import client
@@ -125,7 +126,7 @@ def copy_in(home: Home, step: Step, version: Registered) -> Registered | None:
         if recipe and found.tags.get(ENVIRONMENT_OF) != step.model:
             rule = f"{step.target} is already the model of something else: of recipe {recipe}"
             raise Mistake(Problem("--to", step.environment.name, rule, "name the environment otherwise"))
-    return patiently(lambda: _find(mlflow, step.target, version), home)
+    return patiently(lambda: version_with(mlflow, step.target, version.identity), home)
 
 
 def refuse_rolled_back(*versions: Registered | None) -> None:
@@ -158,7 +159,11 @@ def copied(home: Home, step: Step, version: Registered, decision: Decision) -> R
 
     mlflow = client(home)
     with FileLock(home.locks / f"register-{step.target}.lock"):
-        copy = patiently(lambda: _find(mlflow, step.target, version) or _make(mlflow, step, version, decision), home)
+        # Looked for at every try: a copy may be there whose answer got lost.
+        copy = patiently(
+            lambda: version_with(mlflow, step.target, version.identity) or _make(mlflow, step, version, decision),
+            home,
+        )
         if copy.gate != decision:
             patiently(lambda: mlflow.set_model_version_tag(copy.name, copy.version, "hone.gate", decision), home)
     return patiently(lambda: version_of(mlflow, copy.name, copy.version), home)
@@ -212,11 +217,6 @@ def _traveller(home: Home, step: Step, version: str | None) -> Registered:
         rule = f"hone did not register version {found.version} of {found.name}"
         raise Mistake(Problem("version", found.version, rule, "name a version that it did"))
     return found
-
-
-def _find(mlflow: MlflowClient, name: str, version: Registered) -> Registered | None:
-    found = mlflow.search_model_versions(f"name = '{name}' and tags.`hone.identity` = '{version.identity}'")
-    return version_of(mlflow, name, str(found[0].version)) if found else None
 
 
 def _make(mlflow: MlflowClient, step: Step, version: Registered, decision: Decision) -> Registered:

@@ -277,7 +277,7 @@ class Run:
         known = {
             "mlflow.source.name": "hone",
             "mlflow.source.type": "LOCAL",
-            "mlflow.user": _user(),
+            "mlflow.user": user(),
             "hone.recipe": recipe.name,
             "hone.flow_run_id": flow_run_id,
             "mlflow.note.content": note[:TAG_LENGTH],
@@ -636,7 +636,8 @@ def _cut(text: str, limit: int) -> str:
     return text[: limit - len(marker)] + marker
 
 
-def _user() -> str:
+def user() -> str:
+    """Login name of whoever runs this."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a container's user without a name

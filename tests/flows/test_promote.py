@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +22,6 @@ collect: {source: {kind: csv, path: x.csv}}
 model: {base: b}
 registry: {name: tiny}
 """
-
-
-@pytest.fixture(autouse=True)
-def unchanged_environment() -> Iterator[None]:
-    """A verb decides once for its whole process which Prefect it talks to."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.fixture

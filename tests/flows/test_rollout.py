@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,15 +31,6 @@ model: {base: b}
 registry: {environments: [{name: staging, gate: {champion_margin: 0.25}}, {name: prod}]}
 """
 STAGING = "tiny-staging"
-
-
-@pytest.fixture(autouse=True)
-def unchanged_environment() -> Iterator[None]:
-    """A verb decides once for its whole process which Prefect it talks to."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
 
 import pytest
 from mlflow import MlflowClient
@@ -12,14 +10,6 @@ from tasks import registry
 from tasks.home import Home
 
 pytest_plugins = ("tests.mlflow_home",)
-
-
-@pytest.fixture(autouse=True)
-def unchanged_environment() -> Iterator[None]:
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -140,18 +138,6 @@ def test_a_slice_that_got_worse_is_found_behind_an_equal_whole() -> None:
     assert [part.name for part in found.weaker_on] == ["half=first"]
     assert found.weaker_on[0].value == pytest.approx(-0.4)
     assert found.slices == 2
-
-
-def test_rows_are_known_by_their_normalised_text(tmp_path: Path) -> None:
-    (tmp_path / "meta.json").write_text(json.dumps({"text_column": "text"}))
-    train = ["Good film!", "good FILM", "bad film"]
-    pl.DataFrame({"id": ["a", "b", "c"], "text": train}).write_parquet(tmp_path / "train.parquet")
-    pl.DataFrame({"id": ["d", "e"], "text": ["good, film", "new"]}).write_parquet(tmp_path / "test.parquet")
-    trained, tested = held_out.training_hashes(tmp_path), held_out.test_hashes(tmp_path)
-    assert trained.tolist() == sorted(set(trained.tolist()))
-    assert len(trained) == 2
-    assert tested["id"].to_list() == ["d", "e"]
-    assert held_out.among(tested["hash"].to_numpy(), trained).tolist() == [True, False]
 
 
 def test_the_shift_of_labels_is_the_largest_difference_of_shares() -> None:
