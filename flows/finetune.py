@@ -5,8 +5,9 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.pipeline import pipeline_run, summarize
-from schemas.recipe import Recipe, Stage
+from schemas.recipe import Recipe
 from schemas.records import Summary
+from schemas.stages import Stage
 from tasks.clean import clean
 from tasks.collect import collect
 from tasks.data_report import data_report

@@ -16,8 +16,9 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.engine import guard_embedded_server
 from flows.observer import RunObserver
-from schemas.recipe import Recipe, Stage
+from schemas.recipe import Recipe
 from schemas.records import Artifact, ModelVersion, Outcome, StageLine, Summary, Verdict
+from schemas.stages import Stage
 from tasks.child import children
 from tasks.context import Context
 from tasks.families import family_of

@@ -13,8 +13,9 @@ from types import FrameType
 from flows.engine import configure
 from schemas.errors import Problem, RecipeError
 from schemas.loading import load_recipe
-from schemas.recipe import STAGES, Recipe, Stage
+from schemas.recipe import Recipe
 from schemas.records import Summary
+from schemas.stages import STAGES, Stage
 from tasks.home import Home
 
 

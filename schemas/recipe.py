@@ -12,9 +12,7 @@ from pydantic import Field, model_validator
 
 from schemas.base import FamilyUnion, ModelLocation, PlainUnion, Section, TaskSection
 from schemas.data import Clean, Collect, HashSplit, OpenShare, PositiveInt, Share, Split, Tokenize
-
-Stage = Literal["collect", "clean", "split", "tokenize", "train", "evaluate", "gate", "register"]
-STAGES: tuple[Stage, ...] = ("collect", "clean", "split", "tokenize", "train", "evaluate", "gate", "register")
+from schemas.schedule import Retrain, Schedules
 
 
 class Model(Section):
@@ -228,6 +226,8 @@ class Recipe(Section):
     evaluate: Evaluate = Evaluate()
     gate: Gate = Gate()
     registry: Registry = Registry()
+    retrain: Retrain = Retrain()
+    schedule: Schedules = Schedules()
 
     @property
     def metric(self) -> str:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import DamagedArtifact
-from schemas.recipe import STAGES, Recipe, Stage
+from schemas.recipe import Recipe
 from schemas.records import Artifact, Outcome
+from schemas.stages import STAGES, Stage
 from tasks.digests import write_atomically
 from tasks.families import Family, family_of
 from tasks.home import Home

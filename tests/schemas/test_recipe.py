@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from schemas import base
 from schemas.errors import EnvironmentMistake, Mistake, Problem, RecipeError
-from schemas.recipe import STAGES, Recipe, Stage, Train
+from schemas.recipe import Recipe, Train
+from schemas.stages import STAGES, Stage
 
 
 @pytest.fixture(scope="module")
