@@ -71,6 +71,17 @@ def _parser() -> argparse.ArgumentParser:
     quarantine.add_argument("--replay", action="store_true", help="what the present recipe would make of these rows")
     quarantine.set_defaults(verb=_quarantine)
 
+    up = verbs.add_parser("up", parents=[common], help="the desk: Prefect, MLflow and a worker, until Ctrl-C")
+    up.add_argument("recipes", type=Path, metavar="RECIPE", nargs="*", help="default: all in deployments/")
+    up.add_argument("--prefect-port", type=int, metavar="PORT", help="default: 4200, or another one that is free")
+    up.add_argument("--mlflow-port", type=int, metavar="PORT", help="default: 5000, or another one that is free")
+    up.set_defaults(verb=_up)
+
+    deploy = verbs.add_parser("deploy", parents=[common], help="put recipes with their schedules onto a Prefect server")
+    deploy.add_argument("recipes", type=Path, metavar="RECIPE", nargs="*", help="default: all in deployments/")
+    deploy.add_argument("--pool", metavar="NAME", default="hone", help="work pool; default: hone, made if need be")
+    deploy.set_defaults(verb=_deploy)
+
     _add_deciding(verbs, common)
 
     status = verbs.add_parser("status", parents=[common], help="what runs, what serves, and the history of champions")
@@ -136,6 +147,19 @@ def _run(options: argparse.Namespace) -> int:
     from flows.run import run
 
     return run(options.recipe, options.overrides, refresh=options.refresh, as_json=options.json)
+
+
+def _up(options: argparse.Namespace) -> int:
+    from flows.up import up
+
+    ports = {"prefect_port": options.prefect_port, "mlflow_port": options.mlflow_port}
+    return up(options.recipes, **ports, as_json=options.json)
+
+
+def _deploy(options: argparse.Namespace) -> int:
+    from flows.deploy import deploy
+
+    return deploy(options.recipes, pool=options.pool, as_json=options.json)
 
 
 def _check(options: argparse.Namespace) -> int:

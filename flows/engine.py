@@ -1,6 +1,7 @@
-"""Which Prefect a command talks to. Decided before Prefect is imported, because Prefect reads its settings then.
+"""Which Prefect and MLflow a command talks to. Decided before Prefect is imported: it reads its settings then.
 
-The environment, then the active Prefect profile when it names a server, then one embedded in the home.
+Prefect: the environment, then the desk of this home when it is up, then the active Prefect profile when it names a
+server, then one embedded in the home. MLflow: the environment, then the desk, then the home's database.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+from tasks.desk_note import running_desk
 from tasks.home import Home
 
 QUIET = {
@@ -29,7 +31,10 @@ LOGGING = {
 def configure(home: Home) -> None:
     """Set what Prefect, MLflow and child processes read from the environment; whatever is set already stays."""
     settings = QUIET | LOGGING | {"HONE_HOME": str(home.root)}
-    if not (os.environ.get("PREFECT_API_URL") or _profile_names_a_server()):
+    desk = running_desk(home.root)
+    if desk is not None:
+        settings |= {"PREFECT_API_URL": desk.prefect_api_url, "MLFLOW_TRACKING_URI": desk.mlflow_url}
+    elif not (os.environ.get("PREFECT_API_URL") or _profile_names_a_server()):
         settings |= {
             "PREFECT_HOME": str(home.prefect),
             "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",

@@ -37,19 +37,27 @@ def evaluate(model: str, version: str | None, overrides: Sequence[str], *, as_js
         overrides: Of the recipe.
         as_json: Print one JSON object.
     """
-    home, name, recipe = open_model(model, overrides)
-    asked = find(home, name, version or "champion")
-    recipe = recipe or recorded_recipe(home, asked)
-    shown = Display()
-    shown.say(f"{asked.name} version {asked.version}, on today's rows of {recipe.name}")
     heed_signals()
-    with evaluation(recipe, home, asked, shown, f"evaluate {asked.name} {asked.version}", kind="evaluate") as opened:
-        found = judged(*opened, asked, gate_of(recipe, asked.name), champion(home, asked.name))
+    recipe, asked, found = evaluate_version(model, version, overrides)
     if as_json:
         print(json.dumps(_result(recipe, asked, found)))
     else:
         _print(recipe, asked, found)
     return 0
+
+
+def evaluate_version(
+    model: str, version: str | None, overrides: Sequence[str] = ()
+) -> tuple[Recipe, Registered, Judged]:  # fmt: skip
+    """What `hone evaluate` finds: by which recipe, of which version, and what."""
+    home, name, recipe = open_model(model, overrides)
+    asked = find(home, name, version or "champion")
+    recipe = recipe or recorded_recipe(home, asked)
+    shown = Display()
+    shown.say(f"{asked.name} version {asked.version}, on today's rows of {recipe.name}")
+    with evaluation(recipe, home, asked, shown, f"evaluate {asked.name} {asked.version}", kind="evaluate") as opened:
+        found = judged(*opened, asked, gate_of(recipe, asked.name), champion(home, asked.name))
+    return recipe, asked, found
 
 
 @dataclass(frozen=True)

@@ -18,24 +18,34 @@ def promote(
     model: str, version: str | None, *, reason: str | None, by: str | None, override: bool, as_json: bool
 ) -> int:
     """Make a version champion: the one named, or the challenger of a model or of a recipe's model."""
-    who, why = decided(by, reason, override=override)
-    home, name, _ = open_model(model)
-    from tasks.registry import promote_by_hand
-
-    change = promote_by_hand(home, name, version, by=who, reason=why or "promoted by hand", override=override)
+    change = promote_version(model, version, reason=reason, by=by, override=override)
     tell(change, f"hone rollback {model}", as_json=as_json)
     return 0
 
 
+def promote_version(model: str, version: str | None, *, reason: str | None, by: str | None, override: bool) -> Change:
+    """What `hone promote` does, without a word."""
+    who, why = decided(by, reason, override=override)
+    home, name, _ = open_model(model)
+    from tasks.registry import promote_by_hand
+
+    return promote_by_hand(home, name, version, by=who, reason=why or "promoted by hand", override=override)
+
+
 def rollback(model: str, *, reason: str | None, by: str | None, as_json: bool) -> int:
     """Let the former champion serve again."""
+    change = rollback_champion(model, reason=reason, by=by)
+    _say(change, "rolled back", f"hone promote {model} {change.before} --override --reason WHY", as_json=as_json)
+    return 0
+
+
+def rollback_champion(model: str, *, reason: str | None, by: str | None) -> Change:
+    """What `hone rollback` does, without a word."""
     home, name, _ = open_model(model)
     from tasks.registry import rollback_by_hand
 
     who, why = _one_line(by or "") or user(), _one_line(reason or "") or "no reason given"
-    change = rollback_by_hand(home, name, by=who, reason=why)
-    _say(change, "rolled back", f"hone promote {model} {change.before} --override --reason WHY", as_json=as_json)
-    return 0
+    return rollback_by_hand(home, name, by=who, reason=why)
 
 
 def decided(by: str | None, reason: str | None, *, override: bool) -> tuple[str, str]:

@@ -76,9 +76,14 @@ class Home:
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
 
     @property
-    def mlflow_artifacts(self) -> Path:
-        """Artifacts of the embedded MLflow."""
-        return self.root / "mlartifacts"
+    def mlflow_is_server(self) -> bool:
+        """Whether MLflow is reached through a server, rather than straight to its database."""
+        return self.mlflow_uri.startswith(("http://", "https://"))
+
+    @property
+    def mlflow_artifacts(self) -> str:
+        """URL below which MLflow keeps artifacts, where hone decides: `HONE_ARTIFACTS`, else a folder of the home."""
+        return os.environ.get("HONE_ARTIFACTS") or (self.root / "mlartifacts").as_uri()
 
     @staticmethod
     def locate(start: Path) -> Path:

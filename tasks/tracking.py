@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from schemas.errors import EnvironmentMistake, Problem
 from schemas.recipe import Recipe
+from tasks.desk_note import mlflow_name
 from tasks.digests import write_atomically
 from tasks.home import Home
 from tasks.outbox import METRICS_PER_BATCH, Op, Outbox, first_line, is_away, patiently, send, without_password
@@ -107,7 +108,7 @@ def _is_prepared(database: Path, note: Path, wanted: str) -> bool:
     return note.exists() and database.exists() and note.read_text() == wanted
 
 
-def _make_database(uri: str, database: Path, artifacts: Path) -> None:
+def _make_database(uri: str, database: Path, artifacts: str) -> None:
     """MLflow makes what is missing. It is copied first: MLflow's migrations cannot be undone by a crash."""
     database.parent.mkdir(parents=True, exist_ok=True)
     before = _schema(database)
@@ -125,13 +126,13 @@ def _make_database(uri: str, database: Path, artifacts: Path) -> None:
             )
 
 
-def _migrate(uri: str, database: Path, artifacts: Path) -> None:
+def _migrate(uri: str, database: Path, artifacts: str) -> None:
     from mlflow.exceptions import MlflowException
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     try:
-        SqlAlchemyStore(uri, artifacts.as_uri()).engine.dispose()
+        SqlAlchemyStore(uri, artifacts).engine.dispose()
     except MlflowException as error:
         if "out-of-date" not in str(error):
             raise
@@ -162,10 +163,9 @@ def _schema(database: Path) -> str:
 
 def run_url(home: Home, experiment_id: str, run_id: str) -> str | None:
     """The run's page, when the home's MLflow is a server."""
-    uri = without_password(home.mlflow_uri)
-    if not uri.startswith(("http://", "https://")):
+    if not home.mlflow_is_server:
         return None
-    return f"{uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"{without_password(home.mlflow_uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -292,7 +292,7 @@ class Run:
             host=socket.gethostname(),
             started=_now(),
             recipe=recipe.name,
-            tracking_uri=without_password(home.mlflow_uri),
+            tracking_uri=mlflow_name(home),
         )
         entry, lock = _journalled(home, mlflow, fresh, name=name, tags=_nonempty(known))
         run = Run(home, mlflow, entry, lock)
@@ -494,8 +494,8 @@ def _experiment(home: Home, mlflow: MlflowClient, name: str) -> str:
 
     found = mlflow.get_experiment_by_name(name)
     if found is None:
-        # An embedded MLflow would put artifacts below the current folder.
-        location = (home.mlflow_artifacts / name).as_uri() if home.mlflow_uri.startswith("sqlite:") else None
+        # Without a server MLflow would put artifacts below the current folder.
+        location = None if home.mlflow_is_server else f"{home.mlflow_artifacts}/{name}"
         try:
             return mlflow.create_experiment(name, artifact_location=location)
         except MlflowException as error:
@@ -571,7 +571,7 @@ def _close_dead(home: Home, entry: Entry, file: Path) -> Entry | None:
     if fresh != entry:  # it ended, or was swept, while we looked
         (home.locks / f"run-{entry.token}.lock").unlink(missing_ok=True)
         return None
-    if entry.tracking_uri != without_password(home.mlflow_uri):
+    if entry.tracking_uri != mlflow_name(home):
         _forget_if_old(file)
         return None
     try:

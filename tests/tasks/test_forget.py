@@ -151,7 +151,7 @@ def test_versions_trained_on_the_row_are_named(world, tmp_path):
 
 
 def test_runs_that_quote_the_row_are_named_and_kept(world):
-    location = world.home.mlflow_artifacts / "tiny"
+    location = world.home.root / "mlartifacts" / "tiny"
     client(world.home).create_experiment("tiny", artifact_location=location.as_uri())
     for run, text in {"run1": SECRET, "run2": "a fine day"}.items():
         (location / run / "artifacts").mkdir(parents=True)

@@ -129,7 +129,7 @@ def test_a_run_says_what_was_asked_and_how_it_ended(home: Home, recipe: Recipe, 
     assert found.info.status == "FINISHED"
     assert found.info.run_name == "nightly"
     assert mlflow.get_experiment(found.info.experiment_id).name == "tiny"
-    assert found.info.artifact_uri.startswith(home.mlflow_artifacts.as_uri())
+    assert found.info.artifact_uri.startswith(home.mlflow_artifacts)
     assert found.data.params["train.learning_rate"] == "5e-05"
     assert found.data.params["task.labels"] == '["bad", "good"]'
     assert "train.max_steps" not in found.data.params
