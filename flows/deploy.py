@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.desk import POOL
 from flows.engine import configure
+from flows.limits import GPU_LIMIT
 from schemas.errors import EnvironmentMistake, Problem, RecipeError
 from schemas.loading import load_recipe
 from schemas.recipe import Recipe
@@ -41,8 +42,6 @@ RECIPE_LINES = re.compile(r"(?m)^(task|collect|model):")
 """What a recipe has at the beginning of lines and other YAML files of a project have not."""
 COMMAND = "python -P -m prefect.engine"
 """How a flow run starts: without the folder it is started in on the path, where a project may have a `tasks/` too."""
-GPU_LIMIT = "gpu"
-"""Name of the concurrency limit that a training holds a slot of while it uses a GPU."""
 
 
 @dataclass(frozen=True)
