@@ -156,7 +156,10 @@ def cases(bench: Bench) -> Iterator[tuple[str, str, Callable[[], tuple[dict[str,
         "kiosk-unnamed", "the same, the column not named: the search for weak slices is on its own",
         run(tenth("kiosk-unnamed", model="kiosk-unnamed"), "gate.thresholds=[]", "gate.slice_floor=0.6"),
     )  # fmt: skip
-    overfit = ["train.epochs=8", "gate.thresholds=[{metric: ece, at_most: 0.05}]", "gate.beat_baseline=false"]
+    overfit = [
+        "train.epochs=8", "evaluate.abstain_precision=null",
+        "gate.thresholds=[{metric: ece, at_most: 0.05}]", "gate.beat_baseline=false",
+    ]  # fmt: skip
     yield (
         "uncalibrated", "eight epochs on a tenth, calibration off, ece at most 0.05",
         run(tenth("overfit", model="overfit"), *overfit, "evaluate.calibrate=false"),

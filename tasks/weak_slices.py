@@ -48,6 +48,8 @@ WORDS = 200
 """Most frequent words whose presence is looked at."""
 SURE = 0.95
 """Confidence from which a leaf is clearly weak, for all leaves together."""
+APART = 3.0
+"""Contrast, in standard errors, that a rule must still have among the rows of no surer one."""
 LARGEST = 3e38
 """Numbers beyond are as good as this one, which the tree's single precision can hold."""
 UNSEARCHED = frozenset({"id", "label", "time", "text"})
@@ -149,8 +151,10 @@ class Rule:
 def find(features: pl.DataFrame, scores: Floats, *, min_rows: int, most: int = 5) -> list[Rule]:
     """Rules for parts of the validation rows on which the model is clearly weak, the surest first.
 
-    A leaf must be weaker than the other rows by a one-sided test, Holm-adjusted for all leaves. What a condition does
-    not add to a rule's contrast with the other rows is left out of it.
+    Asked are the leaves of a shallow tree, and every value, word and flag alone: a greedy tree passes over a small part
+    that is very weak. Each must be weaker than the other rows by a one-sided test, Holm-adjusted for all of them. What
+    a condition does not add to a rule's contrast with the other rows is left out of it, and so are rules that tell of
+    hardly any rows but those of a surer one.
 
     Args:
         features: Of the validation rows; see `tasks.slices.describe`.
@@ -166,12 +170,13 @@ def find(features: pl.DataFrame, scores: Floats, *, min_rows: int, most: int = 5
     fewest = max(min_rows, ceil(LEAF_SHARE * len(scores)))
     if len(scores) < 2 * fewest or scores.min() == scores.max():
         return []
+    signals, matrix = _signals(features, fewest)
     search = _Search(features, scores)
-    leaves = search.leaves(*_signals(features, fewest), fewest)
-    clear = holm(weaker(scores, [Slice(leaf.name, "weak", search.mask(leaf)) for leaf in leaves])) <= 1 - SURE
-    simple = {search.simplest(leaf) for leaf, is_clear in zip(leaves, clear, strict=True) if is_clear}
+    asked = [*search.leaves(signals, matrix, fewest), *search.alone(signals, matrix)]
+    clear = holm(weaker(scores, [Slice(rule.name, "weak", search.mask(rule)) for rule in asked])) <= 1 - SURE
+    simple = {search.simplest(rule) for rule, is_clear in zip(asked, clear, strict=True) if is_clear}
     parts = [rule for rule in simple if search.mask(rule).mean() <= LARGEST_SHARE]
-    return sorted(parts, key=lambda rule: (-search.contrast(rule), rule.name))[:most]
+    return search.apart(parts, fewest, most)
 
 
 class _Search:
@@ -188,9 +193,11 @@ class _Search:
                 self._masks[condition] = condition.mask(self._features)
         return _all([self._masks[condition] for condition in rule.conditions])
 
-    def contrast(self, rule: Rule) -> float:
+    def contrast(self, rule: Rule, among: Bools | None = None) -> float:
         """Mean score of the other rows less that of the rule's, in standard errors of the difference."""
         mask, scores = self.mask(rule), self._scores
+        if among is not None:
+            mask, scores = mask[among], scores[among]
         inside, rows = int(mask.sum()), len(mask)
         if not 0 < inside < rows:
             return -np.inf
@@ -206,6 +213,30 @@ class _Search:
                 break
             rule = best
         return rule
+
+    def alone(self, signals: Sequence[Signal], matrix: Matrix) -> list[Rule]:
+        """A rule for every signal that holds or does not; their masks are columns of the matrix."""
+        rules = []
+        for signal, column in zip(signals, matrix.T, strict=True):
+            if signal.kind != "number":
+                condition = Condition(signal, low=0.5)
+                self._masks[condition] = column > 0.5
+                rules.append(Rule((condition,)))
+        return rules
+
+    def apart(self, rules: Sequence[Rule], fewest: int, most: int) -> list[Rule]:
+        """The surest rule, then the one that is the surest of the rows which that leaves, and so on."""
+        found: list[Rule] = []
+        left = np.ones(len(self._scores), bool)
+        while len(found) < most:
+            enough = [rule for rule in rules if (self.mask(rule) & left).sum() >= fewest]
+            by_contrast = [(self.contrast(rule, left), rule.name, rule) for rule in enough]
+            contrast, _, rule = min(by_contrast, key=lambda each: (-each[0], each[1]), default=(-np.inf, "", None))
+            if rule is None or contrast < APART:
+                break
+            found.append(rule)
+            left &= ~self.mask(rule)
+        return found
 
     def leaves(self, signals: Sequence[Signal], matrix: Matrix, fewest: int) -> list[Rule]:
         """The leaves of a tree that learnt the scores, as rules; none where it has but one."""

@@ -137,8 +137,8 @@ def test_what_is_weak_on_most_rows_is_no_weak_slice() -> None:
     assert "channel is not c3" not in {rule.name for rule in weak_slices.find(features, right, min_rows=30)}
 
 
-@pytest.mark.parametrize(("chance", "found"), [(0.04, False), (0.04 / 8, True)])
-def test_chances_are_adjusted_for_all_leaves(monkeypatch: pytest.MonkeyPatch, chance: float, found: bool) -> None:
+@pytest.mark.parametrize(("chance", "found"), [(0.04, False), (0.04 / 500, True)])
+def test_chances_are_adjusted_for_all_asked(monkeypatch: pytest.MonkeyPatch, chance: float, found: bool) -> None:
     features = described(1)
     right = scores(features, features["meta.channel"] == "c1", 3)
     monkeypatch.setattr(weak_slices, "weaker", lambda _, leaves: np.full(len(leaves), chance))
@@ -200,3 +200,19 @@ def test_huge_numbers_do_not_stop_the_search() -> None:
     features = described(1).with_columns(pl.Series("meta.price", [str(10.0 ** (i % 300)) for i in range(ROWS)]))
     rules = weak_slices.find(features, scores(features, features["meta.channel"] == "c1", 3), min_rows=30)
     assert rules[0].name == "channel=c1"
+
+
+def test_a_small_part_that_is_very_weak_is_found_beside_larger_ones_that_are_less_so() -> None:
+    features = described(1, size=6_000)
+    draw = np.random.default_rng(5)
+    large = (features["meta.channel"] == "c1").fill_null(value=False).to_numpy()
+    small = draw.random(len(features)) < 0.025
+    marked = features.with_columns(
+        text=pl.when(pl.Series(small)).then(pl.format("{} kiosk", "text")).otherwise(pl.col("text"))
+    )
+    words = [features["text"].str.contains(rf"\b{word}\b").to_numpy() for word in WORDS[:3]]
+    chance = np.where(small, 0.3, 0.85 - 0.12 * np.sum(words, axis=0) - 0.15 * large.astype(float))
+    right = (draw.random(len(features)) < chance).astype(float)
+    names = [rule.name for rule in weak_slices.find(marked, right, min_rows=30)]
+    assert "word 'kiosk'" in names
+    assert any("kiosk" not in name for name in names)
