@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 import pytest
@@ -123,11 +123,13 @@ class Hone:
     def home(self) -> Path:
         return self.project / ".hone"
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, stderr: int | IO[str] = subprocess.PIPE, **environment: str
+    ) -> subprocess.Popen[str]:
         # PYTHONPATH decides which checkout's rooms are run, whatever is installed.
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "flows.cli", *arguments], cwd=self.project, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=stderr,
             env=quiet_environment(PYTHONPATH=str(self.checkout), **self.environment, **environment),
         )  # fmt: skip
 

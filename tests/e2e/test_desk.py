@@ -1,0 +1,105 @@
+"""The desk: one command brings up Prefect, MLflow and a worker, and from there everything can be done."""
+
+from __future__ import annotations
+
+import signal
+from uuid import UUID
+
+import psutil
+import pytest
+
+from tests.e2e.conftest import Hone
+from tests.e2e.desk import bring_up, desk, until
+
+pytestmark = pytest.mark.e2e
+
+STAGES = ["collect", "clean", "split", "tokenize", "train", "evaluate", "gate", "register"]
+
+
+def test_a_desk_runs_what_is_triggered_and_keeps_its_state_between_starts(project):
+    hone: Hone = project("desk")
+    with desk(hone) as up:
+        assert up.said["recipes"] == ["desk"]
+        assert up.said["home"] == str(hone.home)
+        with up.prefect() as client:
+            flows = {flow.id: flow.name for flow in client.read_flows()}
+            deployments = {f"{flows[d.flow_id]}/{d.name}": d for d in client.read_deployments(limit=200)}
+            per_recipe = [f"{kind}/desk" for kind in ["finetune", "retrain", *STAGES]]
+            assert set(deployments) == {
+                *per_recipe,
+                *(f"{kind}/any-model" for kind in ("promote", "rollback", "evaluate")),
+            }
+            assert deployments["finetune/desk"].parameters["recipe"]["train"]["learning_rate"] == 0.003
+            recipe = deployments["finetune/desk"].parameters["recipe"]
+
+        run = up.trigger("finetune/desk", recipe={**recipe, "train": {**recipe["train"], "epochs": 2}})
+        assert up.wait(run, "Completed")
+        mlflow_run = up.mlflow_run(run, "desk")
+        assert mlflow_run.info.status == "FINISHED"
+        assert mlflow_run.data.params["train.epochs"] == "2.0"
+        assert mlflow_run.data.tags["hone.flow_run_url"] == f"{up.said['prefect_ui_url']}/runs/flow-run/{run}"
+
+        here = hone("run", "recipe.yaml")
+        assert here.code == 0, here.errors
+        assert up.state(UUID(here.result["flow_run_id"])).name == "Completed"
+        assert here.result["mlflow_url"].startswith(up.said["mlflow_url"])
+
+        second = hone("up", "recipe.yaml")
+        assert second.code == 2
+        assert f"its desk is up already, at {up.said['prefect_ui_url']} and {up.said['mlflow_url']}" in second.errors
+
+        processes = up.processes()
+        assert up.stop() < 10
+        assert psutil.wait_procs(processes, timeout=2)[1] == []
+
+    # Embedded, on the same databases, with what the servers have left.
+    embedded = hone("status")
+    (model,) = embedded.result["models"]
+    assert (model["name"], model["champion"]["version"]) == ("desk", "2")
+    evaluated = hone("evaluate", "desk")
+    assert evaluated.code == 0, evaluated.errors
+
+    with desk(hone) as up:
+        assert up.state(run).name == "Completed"
+        with up.prefect() as client:
+            known = {d.id: d.updated for d in client.read_deployments(limit=200)}
+        assert known == {d.id: d.updated for d in deployments.values()}
+        up.stop(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("part", [("prefect", "server"), ("mlflow", "server"), ("prefect", "worker")])
+def test_a_part_that_dies_is_started_again(project, part):
+    hone: Hone = project("mended")
+    with desk(hone) as up:
+        died = up.part(*part, "start") if part[0] == "prefect" else up.part(*part, "--workers")
+        died.kill()
+        until(lambda: "starting it again" in up.errors.read_text(), 30, "the desk to notice")
+        run = up.trigger("collect/mended") if part[0] != "prefect" or part[1] != "server" else None
+        if run is None:
+            run = until(lambda: triggered(up), 60, "the Prefect server to be back")
+        assert up.wait(run, "Completed")
+
+
+def triggered(up):
+    import httpx
+
+    try:
+        return up.trigger("collect/mended")
+    except httpx.HTTPError:
+        return None
+
+
+def test_a_desk_that_is_killed_leaves_no_process_and_no_run_running(project):
+    hone: Hone = project("killed")
+    up = bring_up(hone)
+    run = up.trigger("finetune/killed")
+    until(lambda: (found := up.mlflow_run(run, "killed")) and found.data.metrics.get("loss"), 120, "the training")
+    processes = up.processes()
+    up.process.kill()
+    up.process.wait()
+    assert psutil.wait_procs(processes, timeout=45)[1] == []
+    status = hone("status").result
+    assert status["running"] == []
+    with desk(hone) as again:
+        assert again.state(run).name in {"Crashed", "Completed"}
+        assert again.mlflow_run(run, "killed").info.status in {"KILLED", "FINISHED"}
