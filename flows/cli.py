@@ -53,9 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    run = verbs.add_parser("run", parents=[recipe, common], help="run the whole pipeline, here and now")
-    run.add_argument("--refresh", metavar="STAGE", help="compute this stage and all after it again")
-    run.set_defaults(verb=_run)
+    _add_running(verbs, recipe, common)
 
     check = verbs.add_parser("check", parents=[common], help="dry run: validate, preview the data, time a few steps")
     check.add_argument("recipe", type=Path, metavar="RECIPE", nargs="?", help="the recipe")
@@ -75,6 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("recipes", type=Path, metavar="RECIPE", nargs="*", help="default: all in deployments/")
     up.add_argument("--prefect-port", type=int, metavar="PORT", help="default: 4200, or another one that is free")
     up.add_argument("--mlflow-port", type=int, metavar="PORT", help="default: 5000, or another one that is free")
+    up.add_argument(
+        "--host", metavar="ADDRESS", default="127.0.0.1",
+        help="network address to listen on; beyond this machine HONE_PASSWORD must be set",
+    )  # fmt: skip
     up.set_defaults(verb=_up)
 
     deploy = verbs.add_parser("deploy", parents=[common], help="put recipes with their schedules onto a Prefect server")
@@ -117,6 +119,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_running(verbs: Verbs, recipe: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    """The verbs that run the pipeline."""
+    run = verbs.add_parser("run", parents=[recipe, common], help="run the whole pipeline, here and now")
+    run.add_argument("--refresh", metavar="STAGE", help="compute this stage and all after it again")
+    run.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    run.set_defaults(verb=_run)
+
+    retrain = verbs.add_parser(
+        "retrain", parents=[recipe, common], help="run again if rows, recipe or champion have changed since last time"
+    )
+    retrain.add_argument("--refresh", metavar="STAGE", help="in any case; compute this stage and all after it again")
+    retrain.set_defaults(verb=_retrain)
+
+
 def _add_deciding(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     """The verbs by which a person decides who serves."""
     who = argparse.ArgumentParser(add_help=False)
@@ -146,14 +162,21 @@ def _add_deciding(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     from flows.run import run
 
-    return run(options.recipe, options.overrides, refresh=options.refresh, as_json=options.json)
+    asked = {"refresh": options.refresh, "until": options.until}
+    return run(options.recipe, options.overrides, **asked, as_json=options.json)
+
+
+def _retrain(options: argparse.Namespace) -> int:
+    from flows.run import retrain
+
+    return retrain(options.recipe, options.overrides, refresh=options.refresh, as_json=options.json)
 
 
 def _up(options: argparse.Namespace) -> int:
     from flows.up import up
 
     ports = {"prefect_port": options.prefect_port, "mlflow_port": options.mlflow_port}
-    return up(options.recipes, **ports, as_json=options.json)
+    return up(options.recipes, **ports, host=options.host, as_json=options.json)
 
 
 def _deploy(options: argparse.Namespace) -> int:

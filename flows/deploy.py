@@ -30,6 +30,7 @@ from tasks.machine import accelerators
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from prefect import Flow
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.client.schemas.objects import DeploymentSchedule
@@ -153,7 +154,7 @@ def _of_recipe(recipe: Recipe, job_variables: dict[str, Any]) -> Iterable[Wanted
     rhythms = {s.stage: s for s in recipe.schedule.stages}
     about = recipe.description or f"The recipe {recipe.name}."
     unless = "Trains only when rows, recipe or champion have changed since the last attempt."
-    kinds = [
+    kinds: list[tuple[Flow[..., Any], str, Schedule | None, str]] = [
         (finetune, "flows.finetune.finetune", recipe.schedule.finetune, f"{about} The whole pipeline."),
         (retrain, "flows.retrain.retrain", recipe.schedule.retrain, f"{about} {unless}"),
     ]

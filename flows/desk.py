@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows import guard
+from flows import access, guard
 from flows.engine import QUIET
 from schemas.errors import EnvironmentMistake, Fault, Problem
 from tasks.desk_note import DeskNote
@@ -28,7 +28,7 @@ from tasks.home import Home
 
 log = logging.getLogger(__name__)
 
-LOOPBACK = "127.0.0.1"
+LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104  asked for by name, and with a password
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
 """Taken where they are free and nothing else is said."""
 START_S = 120.0
@@ -75,17 +75,26 @@ class Part:
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the desk's servers are; a server that somebody else runs has no port here."""
+    """Where the desk's servers are; a server that somebody else runs has no port here.
+
+    Attributes:
+        host: Network address that they listen on.
+    """
 
     host: str
     prefect_port: int | None
     mlflow_port: int | None
 
     @property
+    def _reached(self) -> str:
+        """Host by which this machine reaches them."""
+        return LOOPBACK if self.host == EVERYWHERE else self.host
+
+    @property
     def prefect_api_url(self) -> str:
         """Prefect's API."""
         given = os.environ.get("PREFECT_API_URL")
-        return given if self.prefect_port is None and given else f"http://{self.host}:{self.prefect_port}/api"
+        return given if self.prefect_port is None and given else f"http://{self._reached}:{self.prefect_port}/api"
 
     @property
     def prefect_ui_url(self) -> str:
@@ -96,10 +105,12 @@ class Addresses:
     def mlflow_url(self) -> str:
         """MLflow, for programs and for people."""
         given = os.environ.get("MLFLOW_TRACKING_URI")
-        return given if self.mlflow_port is None and given else f"http://{self.host}:{self.mlflow_port}"
+        return given if self.mlflow_port is None and given else f"http://{self._reached}:{self.mlflow_port}"
 
 
-def choose_addresses(home: Home, *, prefect_port: int | None, mlflow_port: int | None) -> Addresses:
+def choose_addresses(
+    home: Home, *, prefect_port: int | None, mlflow_port: int | None, host: str = LOOPBACK
+) -> Addresses:
     """The ports: those asked for, else those of the last time, else the usual ones, else any that is free.
 
     Raises:
@@ -111,7 +122,7 @@ def choose_addresses(home: Home, *, prefect_port: int | None, mlflow_port: int |
         prefect = _port("--prefect-port", prefect_port, last.prefect_port if last else None, PREFECT_PORT)
     if not home.mlflow_is_server:
         mlflow = _port("--mlflow-port", mlflow_port, last.mlflow_port if last else None, MLFLOW_PORT, taken=prefect)
-    return Addresses(LOOPBACK, prefect, mlflow)
+    return Addresses(host, prefect, mlflow)
 
 
 def _port(option: str, asked: int | None, last: int | None, usual: int, *, taken: int | None = None) -> int:
@@ -155,11 +166,13 @@ class Desk:
     Args:
         home: Whose state it serves.
         addresses: From `choose_addresses`.
+        password: That both servers ask for; none: they ask nobody.
     """
 
-    def __init__(self, home: Home, addresses: Addresses) -> None:
+    def __init__(self, home: Home, addresses: Addresses, password: str | None = None) -> None:
         self.home = home
         self.addresses = addresses
+        self.password = password
         self.parts: dict[str, Part] = {}
         home.logs.mkdir(parents=True, exist_ok=True)
         self._guard = subprocess.Popen(
@@ -185,6 +198,7 @@ class Desk:
             "PREFECT_SERVER_UI_API_URL": "/api",
             # In memory, the slots of a concurrency limit would be free after a restart while their runs go on.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+            **access.prefect_environment(self.password),
         }
         url = f"{self.addresses.prefect_api_url}/health"
         self._add(Part("prefect", command, environment, rank=0, url=url))
@@ -202,11 +216,12 @@ class Desk:
         command = [
             "-m", "mlflow", "server", "--host", self.addresses.host, "--port", str(port), "--workers", "1",
             "--backend-store-uri", self.home.mlflow_uri, "--default-artifact-root", self.home.mlflow_artifacts,
-            "--no-serve-artifacts",
+            "--no-serve-artifacts", *(["--app-name", "basic-auth"] if self.password else []),
         ]  # fmt: skip
         quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        asking = access.mlflow_environment(self.home, self.password)
         url = f"{self.addresses.mlflow_url}/health"
-        self._add(Part("mlflow", command, {**quiet, **environment}, rank=0, url=url))
+        self._add(Part("mlflow", command, {**quiet, **environment, **asking}, rank=0, url=url))
 
     def start_worker(self) -> None:
         """Start the worker that carries out what is due in the pool."""
@@ -234,6 +249,7 @@ class Desk:
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
             "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
             "MLFLOW_TRACKING_URI": self.addresses.mlflow_url,
+            **access.client_environment(self.password),
         }
 
     def wait_healthy(self, name: str) -> None:

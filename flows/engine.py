@@ -12,6 +12,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+from flows.access import PASSWORD, client_environment
 from tasks.desk_note import running_desk
 from tasks.home import Home
 
@@ -34,7 +35,8 @@ def configure(home: Home) -> None:
     desk = running_desk(home.root)
     if desk is not None:
         settings |= {"PREFECT_API_URL": desk.prefect_api_url, "MLFLOW_TRACKING_URI": desk.mlflow_url}
-    elif not (os.environ.get("PREFECT_API_URL") or _profile_names_a_server()):
+        settings |= client_environment(os.environ.get(PASSWORD))
+    elif not has_server():
         settings |= {
             "PREFECT_HOME": str(home.prefect),
             "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
@@ -42,6 +44,11 @@ def configure(home: Home) -> None:
         }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+
+
+def has_server() -> bool:
+    """Whether a Prefect server is configured; asked after `configure`, without importing Prefect."""
+    return bool(os.environ.get("PREFECT_API_URL")) or _profile_names_a_server()
 
 
 GUARD = """

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from flows.access import password_for
 from flows.desk import Desk, choose_addresses
 from flows.engine import configure
 from flows.run import heed_signals
@@ -26,17 +27,19 @@ LOCK_S = 1.0
 """How long to wait for another desk of this home that is about to end."""
 
 
-def up(paths: Sequence[Path], *, prefect_port: int | None, mlflow_port: int | None, as_json: bool) -> int:
+def up(paths: Sequence[Path], *, prefect_port: int | None, mlflow_port: int | None, host: str, as_json: bool) -> int:
     """Bring the desk up, and stay until interrupted.
 
     Args:
         paths: Recipes whose deployments are served; default: all in the project's `deployments/`.
         prefect_port: Of the Prefect server; default: 4200, or another one that is free.
         mlflow_port: Of the MLflow server; default: 5000, or another one that is free.
+        host: Network address to listen on; beyond this machine with a password, see `flows.access`.
         as_json: Print the addresses as one JSON object on one line once everything is healthy.
     """
     from filelock import FileLock, Timeout
 
+    password = password_for(host)
     recipes = _Recipes(paths, strict=bool(paths))
     home = Home.open(paths[0] if paths else Path.cwd())
     lock = FileLock(home.locks / "desk.lock")
@@ -48,11 +51,12 @@ def up(paths: Sequence[Path], *, prefect_port: int | None, mlflow_port: int | No
         problem = Problem("HONE_HOME", str(home.root), f"its desk is up already, {where}", "use it, or end it first")
         raise EnvironmentMistake(problem) from timeout
     with lock:
-        return _serve(home, recipes, prefect_port=prefect_port, mlflow_port=mlflow_port, as_json=as_json)
+        addresses = choose_addresses(home, prefect_port=prefect_port, mlflow_port=mlflow_port, host=host)
+        return _serve(Desk(home, addresses, password), home, recipes, as_json=as_json)
 
 
-def _serve(home: Home, recipes: _Recipes, *, prefect_port: int | None, mlflow_port: int | None, as_json: bool) -> int:
-    addresses = choose_addresses(home, prefect_port=prefect_port, mlflow_port=mlflow_port)
+def _serve(desk: Desk, home: Home, recipes: _Recipes, *, as_json: bool) -> int:
+    addresses = desk.addresses
     note = DeskNote(
         prefect_api_url=addresses.prefect_api_url,
         mlflow_url=addresses.mlflow_url,
@@ -61,7 +65,6 @@ def _serve(home: Home, recipes: _Recipes, *, prefect_port: int | None, mlflow_po
         mlflow_store=home.mlflow_uri,
     )
     heed_signals()
-    desk = Desk(home, addresses)
     try:
         _start(desk, home, note)
         from flows.caretaker import Caretaker
