@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from flows.events import publish_if_possible
 from flows.models import open_model
 from schemas.errors import Mistake, Problem
 from tasks.tracking import user
@@ -29,7 +30,9 @@ def promote_version(model: str, version: str | None, *, reason: str | None, by: 
     home, name, _ = open_model(model)
     from tasks.registry import promote_by_hand
 
-    return promote_by_hand(home, name, version, by=who, reason=why or "promoted by hand", override=override)
+    change = promote_by_hand(home, name, version, by=who, reason=why or "promoted by hand", override=override)
+    publish_if_possible(home)
+    return change
 
 
 def rollback(model: str, *, reason: str | None, by: str | None, as_json: bool) -> int:
@@ -45,7 +48,9 @@ def rollback_champion(model: str, *, reason: str | None, by: str | None) -> Chan
     from tasks.registry import rollback_by_hand
 
     who, why = _one_line(by or "") or user(), _one_line(reason or "") or "no reason given"
-    return rollback_by_hand(home, name, by=who, reason=why)
+    change = rollback_by_hand(home, name, by=who, reason=why)
+    publish_if_possible(home)
+    return change
 
 
 def decided(by: str | None, reason: str | None, *, override: bool) -> tuple[str, str]:

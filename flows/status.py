@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from flows.engine import configure
 from tasks.home import Home
 from tasks.outbox import patiently, without_password
 from tasks.promotion_journal import Line, history
-from tasks.registry import CHALLENGER, CHAMPION, find_version, last_move, reconcile
+from tasks.registry import CHALLENGER, CHAMPION, find_version, last_move, reconcile, registered_models
 from tasks.store import Store
 from tasks.tracking import Entry, client, live_runs, prepare, sweep
 
@@ -71,16 +70,7 @@ def _run(entry: Entry) -> dict[str, Any]:
 
 def _models(home: Home) -> list[dict[str, Any]]:
     mlflow = client(home)
-    return [_model(home, mlflow, model) for model in patiently(lambda: list(_registered(mlflow)), home)]
-
-
-def _registered(mlflow: MlflowClient) -> Iterator[RegisteredModel]:
-    """All registered models, page by page."""
-    page = mlflow.search_registered_models()
-    yield from page
-    while page.token:
-        page = mlflow.search_registered_models(page_token=page.token)
-        yield from page
+    return [_model(home, mlflow, model) for model in patiently(lambda: list(registered_models(mlflow)), home)]
 
 
 def _model(home: Home, mlflow: MlflowClient, model: RegisteredModel) -> dict[str, Any]:

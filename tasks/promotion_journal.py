@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,6 +26,15 @@ SETTLED = ("confirmed", "by hand", "elsewhere")
 """Events after which `to` serves."""
 
 
+def _flow_run_id() -> str:
+    """Prefect's flow run around this; a process that has not loaded Prefect is in none."""
+    if "prefect" not in sys.modules:
+        return ""
+    from prefect.runtime import flow_run
+
+    return str(flow_run.id or "")
+
+
 @dataclass(frozen=True)
 class Move:
     """One move of the champion alias.
@@ -34,6 +44,8 @@ class Move:
         before: Version that serves until then.
         rolls_back: Whether `before` is taken back.
         id: Joins the lines of the journal.
+        decision: What the gate had said of `to`; none when no gate had judged it, or where another home knows.
+        flow_run_id: Prefect's flow run that makes the move; empty outside one.
     """
 
     name: str
@@ -43,6 +55,8 @@ class Move:
     reason: str
     rolls_back: bool = False
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    decision: str | None = None
+    flow_run_id: str = field(default_factory=_flow_run_id)
 
     @staticmethod
     def of(line: Line) -> Move:
@@ -68,13 +82,39 @@ def history(home: Home, name: str | None = None) -> list[Line]:
     file = _file(home)
     if not file.exists():
         return []
-    lines = []
-    for text in file.read_bytes().split(b"\n"):
-        with suppress(ValueError):  # the line a crash cut short, perhaps within a character
-            line = json.loads(text.decode())
-            if isinstance(line, dict) and name in {None, line.get("name")}:
-                lines.append(line)
-    return lines
+    lines = (_parsed(text) for text in file.read_bytes().split(b"\n"))
+    return [line for line in lines if line and name in {None, line.get("name")}]
+
+
+def lines_after(home: Home, offset: int) -> tuple[list[Line], int]:
+    """The lines from a place in the journal on, and the place after the last of them.
+
+    Args:
+        home: Whose journal it is.
+        offset: In bytes; 0 is the beginning. Beyond the end: that journal is gone, and this is another one.
+    """
+    file = _file(home)
+    if not file.exists():
+        return [], 0
+    with file.open("rb") as journal:
+        journal.seek(offset if offset <= file.stat().st_size else 0)
+        begin, texts = journal.tell(), journal.read().split(b"\n")
+    cut_short = len(texts[-1]) if _parsed(texts[-1]) is None else 0
+    end = begin + sum(map(len, texts)) + len(texts) - 1 - cut_short
+    return [line for text in texts if (line := _parsed(text))], end
+
+
+def size(home: Home) -> int:
+    """Bytes of the journal."""
+    file = _file(home)
+    return file.stat().st_size if file.exists() else 0
+
+
+def _parsed(text: bytes) -> Line | None:
+    with suppress(ValueError):  # the line a crash cut short, perhaps within a character
+        line = json.loads(text.decode())
+        return line if isinstance(line, dict) else None
+    return None
 
 
 def unfinished(lines: Sequence[Line]) -> list[Line]:

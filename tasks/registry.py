@@ -18,7 +18,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,6 +56,8 @@ SAID_AFTER_S = 2.0
 """How long it waits without a word."""
 LONGEST_TAG = 5_000
 """Characters that a tag keeps of a reason."""
+MODELS_PER_PAGE = 1_000
+"""Registered models asked for at once; MLflow's limit."""
 SHOWN_VERSIONS = 5
 """Versions named when one is asked for that is not there."""
 OLD_WORDS = {"passed": "promote", "failed": "reject"}
@@ -240,7 +242,7 @@ def promote(
         candidate = _existing(home, mlflow, name, new_version)
         if state.champion == candidate.version:
             return candidate.aliases
-        move = Move(name, candidate.version, expected_champion, by, reason)
+        move = Move(name, candidate.version, expected_champion, by, reason, decision=candidate.gate)
         if state.champion != expected_champion:
             move.note(home, "refused", serving=state.champion)
             raise Mistake(
@@ -329,7 +331,9 @@ def rollback(home: Home, name: str, *, by: str, reason: str, expected_champion: 
                     "roll back again if this one shall be taken back",
                 )
             )  # fmt: skip
-        move = Move(name, _former(home, mlflow, present), present.version, by, reason, rolls_back=True)
+        former = _former(home, mlflow, present)
+        to, decision = (former.version, former.gate) if former else (None, None)
+        move = Move(name, to, present.version, by, reason, rolls_back=True, decision=decision)
         _carry_out(home, mlflow, move, after=patiently(lambda: _state(mlflow, name), home).last_move.get("id"))
     return champion(home, name)
 
@@ -350,18 +354,44 @@ def reconcile(home: Home, name: str | None = None) -> list[Line]:
 
     Args:
         home: Whose journal it is.
-        name: Registered model; default: all that the journal knows.
+        name: Registered model; default: all that the journal knows or that hone registered.
 
     Returns:
         The journal lines that were added.
     """
     from filelock import Timeout
 
+    mlflow, lines = client(home), history(home, name)
+    states = {model.name: _state_of(model) for model in patiently(partial(_some, mlflow, name), home)}
     added: list[Line] = []
-    for known in sorted({line["name"] for line in history(home, name)}):
-        with suppress(Timeout), _lock(home, known).acquire(blocking=False):
-            added += _reconcile(home, client(home), known)
+    for model in sorted({*states, *(line["name"] for line in lines)}):
+        if not _needs_a_look(states.get(model, NOTHING), [line for line in lines if line["name"] == model]):
+            continue
+        with suppress(Timeout), _lock(home, model).acquire(blocking=False):
+            added += _reconcile(home, mlflow, model)
     return added
+
+
+def registered_models(mlflow: MlflowClient) -> Iterator[RegisteredModel]:
+    """All registered models; a request for every thousand."""
+    page = mlflow.search_registered_models(max_results=MODELS_PER_PAGE)
+    yield from page
+    while page.token:
+        page = mlflow.search_registered_models(max_results=MODELS_PER_PAGE, page_token=page.token)
+        yield from page
+
+
+def _some(mlflow: MlflowClient, name: str | None) -> list[RegisteredModel]:
+    """The model of that name, if there is one; all where none is named."""
+    if name is None:
+        return list(registered_models(mlflow))
+    found = _model_of(mlflow, name)
+    return [found] if found else []
+
+
+def _needs_a_look(state: _State, lines: Sequence[Line]) -> bool:
+    """Whether the journal of a model is not what MLflow says; decided without a request."""
+    return bool(unfinished(lines)) or _catches_up(state, lines) != (None, None)
 
 
 @contextmanager
@@ -445,7 +475,7 @@ def _refuse_unfit(candidate: Registered) -> None:
         raise Mistake(Problem("version", candidate.version, rule, remedy))
 
 
-def _former(home: Home, mlflow: MlflowClient, present: Registered) -> str | None:
+def _former(home: Home, mlflow: MlflowClient, present: Registered) -> Registered | None:
     """The last champion before `present` that may serve again; none when there was none.
 
     Raises:
@@ -465,7 +495,7 @@ def _former(home: Home, mlflow: MlflowClient, present: Registered) -> str | None
         passed.add(at)
         found = patiently(partial(find_version, mlflow, present.name, at), home)
         if found is not None and not found.rolled_back:
-            return at
+            return found
         before = found.tags.get(CHAMPION_BEFORE) if found else None
 
 
@@ -536,7 +566,7 @@ def _reconcile(home: Home, mlflow: MlflowClient, name: str) -> list[Line]:
     """See `reconcile`; the caller holds the lock."""
     lines = history(home, name)
     closed = [_close(home, mlflow, intent) for intent in unfinished(lines)]
-    return [*closed, *_catch_up(home, mlflow, [*lines, *closed])]
+    return [*closed, *_catch_up(home, mlflow, name, [*lines, *closed])]
 
 
 def _close(home: Home, mlflow: MlflowClient, intent: Line) -> Line:
@@ -559,23 +589,40 @@ def _close(home: Home, mlflow: MlflowClient, intent: Line) -> Line:
     return line
 
 
-def _catch_up(home: Home, mlflow: MlflowClient, lines: Sequence[Line]) -> list[Line]:
+def _catch_up(home: Home, mlflow: MlflowClient, name: str, lines: Sequence[Line]) -> list[Line]:
     """Note moves that were made elsewhere, so that a rollback knows where to go."""
-    settled = last_settled(lines)
-    if settled is None:
-        return []
-    name, serves, added = settled["name"], settled["to"], []
-    state = patiently(lambda: _state(mlflow, name), home)
-    theirs = state.last_move
-    if theirs and theirs["to"] != serves and theirs["id"] not in {line["id"] for line in lines}:
-        move = Move(name, theirs["to"], serves, theirs["by"], theirs["reason"], theirs["rolls_back"], theirs["id"])
-        added.append(move.note(home, "elsewhere", host=theirs["host"]))
-        serves = move.to
-    if state.champion != serves:
-        added.append(
-            _note_hand_move(home, mlflow, Move(name, state.champion, serves, "a person", "moved outside hone"))
-        )
+    theirs, by_hand = _catches_up(patiently(lambda: _state(mlflow, name), home), lines)
+    added = []
+    if theirs is not None:
+        before, last = theirs
+        move = Move(name, last["to"], before, last["by"], last["reason"], last["rolls_back"], last["id"])
+        added.append(move.note(home, "elsewhere", host=last["host"]))
+    if by_hand is not None:
+        before, to = by_hand
+        added.append(_note_hand_move(home, mlflow, Move(name, to, before, "a person", "moved outside hone")))
     return added
+
+
+def _catches_up(
+    state: _State, lines: Sequence[Line]
+) -> tuple[tuple[str | None, Line] | None, tuple[str | None, str | None] | None]:
+    """What the journal of a model does not know yet.
+
+    Returns:
+        Who served before another home's last move, and that move; and who served before and after a move by hand. None
+        for what did not happen.
+    """
+    settled, last = last_settled(lines), state.last_move
+    if settled is None:
+        # What other homes did with a model that this one never promoted is theirs to tell.
+        before = last.get("to")
+        moved = (state.ours or bool(lines)) and state.champion not in {None, before}
+        return None, (before, state.champion) if moved else None
+    serves = settled["to"]
+    theirs = None
+    if last and last["to"] != serves and last["id"] not in {line["id"] for line in lines}:
+        theirs, serves = (serves, last), last["to"]
+    return theirs, (serves, state.champion) if state.champion != serves else None
 
 
 def _note_hand_move(home: Home, mlflow: MlflowClient, move: Move) -> Line:
@@ -585,6 +632,7 @@ def _note_hand_move(home: Home, mlflow: MlflowClient, move: Move) -> Line:
     if found and found.gate not in {None, "promote"}:
         why = UNFIT.get(found.gate, f"the gate says {found.gate}")
         log.warning("%s version %s was made champion by hand although %s", move.name, to, why)
+    move = replace(move, decision=found.gate if found else None)
     _tell(home, mlflow, move)
     line = move.note(home, "by hand")
     _mark(home, mlflow, move)  # last: a mark that the journal does not know is another home's
@@ -598,17 +646,26 @@ class _State:
     Attributes:
         champion: Version that serves.
         last_move: See the function of that name.
+        ours: Whether hone registered it.
     """
 
     champion: str | None
     last_move: Line
+    ours: bool
+
+
+NOTHING = _State(None, {}, ours=False)
+"""Of a model that is not there."""
 
 
 def _state(mlflow: MlflowClient, name: str) -> _State:
     found = _model_of(mlflow, name)
-    if found is None:
-        return _State(None, {})
-    return _State(_aliases(found).get(CHAMPION), last_move(found))
+    return _state_of(found) if found else NOTHING
+
+
+def _state_of(model: RegisteredModel) -> _State:
+    ours = ENVIRONMENT_OF in model.tags or any("hone.identity" in version.tags for version in model.latest_versions)
+    return _State(_aliases(model).get(CHAMPION), last_move(model), ours)
 
 
 def last_move(model: RegisteredModel) -> Line:

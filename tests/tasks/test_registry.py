@@ -424,6 +424,76 @@ def test_a_version_moved_by_hand_is_tagged_as_if_hone_had_moved_it(
     assert tags(mlflow, "2")["hone.promoted"].endswith("by a person: moved outside hone")
 
 
+def register(mlflow: MlflowClient, name: str, *, tags: dict[str, str] | None = None) -> None:
+    """A version as a run of hone leaves it."""
+    if registry.aliases_of(mlflow, name) == {} and not mlflow.search_registered_models(f"name = '{name}'"):
+        mlflow.create_registered_model(name)
+    given = {"hone.identity": "0f", "hone.gate": "reject"} if tags is None else tags
+    mlflow.create_model_version(name, "s3://nowhere", tags=given)
+
+
+def test_a_model_that_was_only_registered_is_noted_when_a_person_lets_it_serve(
+    home: Home, mlflow: MlflowClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    register(mlflow, "new")
+    assert reconcile(home) == []
+    mlflow.set_registered_model_alias("new", "champion", "1")
+    (noted,) = reconcile(home)
+    assert {key: noted[key] for key in ("name", "event", "before", "to", "decision")} == {
+        "name": "new", "event": "by hand", "before": None, "to": "1", "decision": "reject",
+    }  # fmt: skip
+    assert "new version 1 was made champion by hand although it failed the gate" in caplog.text
+    assert mlflow.get_model_version("new", "1").tags["hone.champion_before"] == ""
+    assert reconcile(home) == []
+    mlflow.delete_registered_model_alias("new", "champion")
+    assert [(line["before"], line["to"]) for line in reconcile(home, "new")] == [("1", None)]
+
+
+def test_models_that_hone_did_not_register_are_nobodys_business(home: Home, mlflow: MlflowClient) -> None:
+    register(mlflow, "foreign", tags={})
+    mlflow.set_registered_model_alias("foreign", "champion", "1")
+    mlflow.set_registered_model_alias(NAME, "champion", "2")
+    assert reconcile(home) == []
+
+
+def test_what_another_home_did_with_its_own_model_is_not_noted_here_but_a_persons_move_is(
+    home: Home, other: Home, mlflow: MlflowClient
+) -> None:
+    for _ in range(2):
+        register(mlflow, "theirs")
+    promote_by_hand(other, "theirs", "1", override=True, **ME)
+    assert reconcile(home) == []
+    mlflow.set_registered_model_alias("theirs", "champion", "2")
+    assert [(line["event"], line["before"], line["to"]) for line in reconcile(home)] == [("by hand", "1", "2")]
+    assert [(line["event"], line["before"], line["to"]) for line in reconcile(other)] == [("elsewhere", "1", "2")]
+
+
+def test_a_round_without_news_is_one_request_however_many_models_there_are(
+    home: Home, mlflow: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve_in_turn(home, "1")
+    for number in range(4):
+        register(mlflow, f"more-{number}")
+        promote_by_hand(home, f"more-{number}", "1", override=True, **ME)
+    asked = []
+    for request in [name for name in dir(MlflowClient) if name.startswith(("get_", "search_"))]:
+        whole = getattr(MlflowClient, request)
+        monkeypatch.setattr(
+            MlflowClient, request, lambda *a, _r=request, _w=whole, **n: (asked.append(_r), _w(*a, **n))[1]
+        )
+    assert reconcile(home) == []
+    assert asked == ["search_registered_models"]
+
+
+def test_the_journal_says_what_the_gate_had_said(home: Home, mlflow: MlflowClient) -> None:
+    serve_in_turn(home, "1")
+    mlflow.set_model_version_tag(NAME, "2", "hone.gate", "challenger")
+    serve_in_turn(home, "2")
+    rollback_by_hand(home, NAME, **ME)
+    said = [(line["to"], line["decision"]) for line in history(home) if line["event"] == "confirmed"]
+    assert said == [("1", "promote"), ("2", "challenger"), ("1", "promote")]
+
+
 def test_a_move_by_hand_is_noted_once_wherever_the_noting_was_cut_short(home: Home, mlflow: MlflowClient) -> None:
     serve_in_turn(home, "1")
     for number, cut_short in (("2", "_tell"), ("3", "_mark"), ("4", "by hand")):
