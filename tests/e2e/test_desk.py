@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.conftest import Hone
 from tests.e2e.desk import bring_up, desk, until
+from tests.e2e.servers import running_postgres, running_s3
 
 pytestmark = pytest.mark.e2e
 
@@ -103,3 +104,29 @@ def test_a_desk_that_is_killed_leaves_no_process_and_no_run_running(project):
     with desk(hone) as again:
         assert again.state(run).name in {"Crashed", "Completed"}
         assert again.mlflow_run(run, "killed").info.status in {"KILLED", "FINISHED"}
+
+
+def test_a_desk_on_postgresql_and_s3_keeps_nothing_of_theirs_in_the_home(project, monkeypatch):
+    hone: Hone = project("shared")
+    with running_postgres() as postgres, running_s3(monkeypatch):
+        for database in ("prefect", "mlflow"):
+            postgres.execute(f"CREATE DATABASE {database}", "postgres")
+        hone.environment = {
+            "MLFLOW_TRACKING_URI": postgres.url(database="mlflow"),
+            "HONE_ARTIFACTS": "s3://data/mlflow",
+            "HONE_STORE": "s3://data/store",
+        }
+        asyncpg = postgres.url(database="prefect").replace("psycopg", "asyncpg")
+        with desk(hone, PREFECT_SERVER_DATABASE_CONNECTION_URL=asyncpg) as up:
+            run = up.trigger("finetune/shared")
+            assert up.wait(run, "Completed")
+            found = up.mlflow_run(run, "shared")
+            assert found.info.artifact_uri.startswith("s3://data/mlflow/")
+            assert found.info.status == "FINISHED"
+        (state,) = postgres.execute("SELECT state_name FROM flow_run WHERE state_type = 'COMPLETED'", "prefect")
+        assert state == ("Completed",)
+        assert postgres.execute("SELECT alias FROM registered_model_aliases", "mlflow") == [("champion",)]
+        assert not (hone.home / "mlflow.db").exists()
+        assert not (hone.home / "prefect" / "prefect.db").exists()
+        # Without the servers, straight to the same databases.
+        assert hone("evaluate", "shared").code == 0
