@@ -31,14 +31,16 @@ class RunObserver(Observer):
 
     Args:
         home: Where it happens.
-        run: Its MLflow run.
         recipe: Name of the recipe.
         family: Its task family.
+
+    Attributes:
+        run: Its MLflow run, from `record_in` on.
     """
 
-    def __init__(self, home: Home, run: Run, recipe: str, family: Family) -> None:
-        self.run = run
-        self.outcomes: list[Outcome] = []
+    def __init__(self, home: Home, recipe: str, family: Family) -> None:
+        self.run: Run | None = None
+        self._unrecorded: list[Outcome] = []
         self._home = home
         self._recipe = recipe
         self._family = family
@@ -46,18 +48,31 @@ class RunObserver(Observer):
         self._progress: UUID | None = None
         self._last_update = 0.0
 
+    def record_in(self, run: Run) -> None:
+        """From now on all is recorded in an MLflow run, what has happened already as well."""
+        self.run = run
+        for outcome in self._unrecorded:
+            _record(run, outcome)
+        self._unrecorded = []
+
+    def say(self, text: str) -> None:
+        """A line for whoever watches."""
+        log.info(text)
+        if self._display:
+            self._display.say(f"    {text}")
+
     def computing(self, stage: str) -> None:
         """Start the child early: what misses the store now will have to be trained or predicted later."""
-        if stage in CHILD_STAGES:
+        if self.run and stage in CHILD_STAGES:  # without a run nothing is trained
             children.warm(self._home.logs)
-        if stage in VERIFIER_STAGES:
+        if self.run and stage in VERIFIER_STAGES:
             verifiers.warm(self._family)
         if self._display:
             self._display.computing(stage)
 
     def event(self, event: dict[str, Any]) -> None:
         """Pass training's progress on."""
-        if "values" in event:
+        if self.run and "values" in event:
             self.run.log_metrics([(event["step"], event["values"])])
         if "steps" in event:
             self._show_in_prefect(event)
@@ -66,13 +81,10 @@ class RunObserver(Observer):
 
     def finished(self, outcome: Outcome) -> None:
         """Record a stage's key and time, and where a cached one came from."""
-        self.run.set_tags({f"hone.stage.{outcome.stage}.key": outcome.key})
-        self.run.log_metrics([(0, {f"seconds/{outcome.stage}": outcome.seconds})])
-        if outcome.cached:
-            self.run.link_cached(outcome.stage, outcome.run_id)
-        elif outcome.stage == "train" and isinstance(outcome, Artifact):
-            names = ("tokens", "tokens_per_second", "model_tflops", "steps", "peak_memory_bytes")
-            self.run.log_metrics([(0, {f"train/{name}": outcome.summary[name] for name in names})])
+        if self.run:
+            _record(self.run, outcome)
+        else:
+            self._unrecorded.append(outcome)
         if self._display:
             self._display.finished(outcome)
 
@@ -86,6 +98,16 @@ class RunObserver(Observer):
             self._progress = _show_progress(self._progress, share, self._recipe)
         except Exception as error:  # noqa: BLE001  a picture of the training must not end the training
             log.warning("Prefect's progress artifact was not updated: %s", error)
+
+
+def _record(run: Run, outcome: Outcome) -> None:
+    run.set_tags({f"hone.stage.{outcome.stage}.key": outcome.key})
+    run.log_metrics([(0, {f"seconds/{outcome.stage}": outcome.seconds})])
+    if outcome.cached and outcome.run_id:
+        run.link_cached(outcome.stage, outcome.run_id)
+    elif outcome.stage == "train" and isinstance(outcome, Artifact) and not outcome.cached:
+        names = ("tokens", "tokens_per_second", "model_tflops", "steps", "peak_memory_bytes")
+        run.log_metrics([(0, {f"train/{name}": outcome.summary[name] for name in names})])
 
 
 def _show_progress(artifact: UUID | None, share: float, recipe: str) -> UUID:

@@ -4,7 +4,8 @@
 
 JOB is a JSON file: `told` (what the version is called), `recipe` (as it was recorded), `home` (an empty folder),
 `collect_key` (of the rows of then), `kept` (`folder` and `summary` of these rows, where a store still has them, else
-null), `plan` (of the training of then, or null), `out` (JSON file to write, with `found`, `mistake` or `fault`). Later
+null), `plan` (of the training of then, or null), `learnt` (file with the hashes of the rows that the model had learnt
+which it went on from, or null), `out` (JSON file to write, with `found`, `mistake` or `fault`). Later
 code starts this one: what they tell each other may grow, and must not change. Nothing is registered, and no MLflow is
 asked.
 
@@ -19,7 +20,7 @@ import shutil
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -33,12 +34,17 @@ from tasks.collect import collect
 from tasks.context import Context
 from tasks.digests import write_atomically
 from tasks.evaluate import evaluate
+from tasks.held_out import read_hashes
 from tasks.home import Home
 from tasks.recorded import as_recipe
+from tasks.replay import replay
 from tasks.split import split
 from tasks.store import MANIFEST
 from tasks.tokenize import tokenize
 from tasks.train import plan_artifact, train
+
+if TYPE_CHECKING:
+    from tasks.held_out import Hashes
 
 
 def main() -> None:
@@ -66,13 +72,18 @@ def _do(job: dict[str, Any]) -> dict[str, Any]:
     configure(home)
     context = Context(recipe, home, run_id="", observer=StageLines(home, shown))
     try:
-        return rebuild(context, job["collect_key"], job["kept"], job.get("plan"))
+        learnt = read_hashes(Path(job["learnt"])) if job.get("learnt") else None
+        return rebuild(context, job["collect_key"], job["kept"], job.get("plan"), learnt)
     finally:
         shown.stop()
 
 
 def rebuild(
-    context: Context, collect_key: str, kept: dict[str, Any] | None, plan: dict[str, Any] | None
+    context: Context,
+    collect_key: str,
+    kept: dict[str, Any] | None,
+    plan: dict[str, Any] | None,
+    learnt: Hashes | None = None,
 ) -> dict[str, Any]:
     """Every stage up to the measures.
 
@@ -81,6 +92,7 @@ def rebuild(
         collect_key: Of the rows that the model was made from.
         kept: Where these rows still are, should the source have changed.
         plan: By which the model was trained, where that is known.
+        learnt: Of a model that went on learning: hashes of the rows that it had learnt before.
 
     Raises:
         DataError: The rows are in neither.
@@ -89,9 +101,10 @@ def rebuild(
     cleaned = clean(context, raw)
     sides = split(context, cleaned)
     tokens = tokenize(context, cleaned, sides)
+    lessons = tokens if learnt is None else replay(context, sides, tokens, learnt)
     if plan is not None:
-        follow(context, tokens, plan)
-    model = train(context, tokens)
+        follow(context, lessons, plan)
+    model = train(context, lessons)
     scores = evaluate(context, sides, tokens, model)
     return {
         "rows": raw.summary["rows"],

@@ -24,13 +24,15 @@ from typing import Any
 
 from flows.models import find, open_model
 from flows.run import heed_signals
+from schemas.base import REGISTERED
 from schemas.errors import DamagedArtifact, Fault, Mistake, Problem
 from tasks.digests import write_atomically
 from tasks.forgotten import hand_on
 from tasks.home import Home
 from tasks.model_card import CHECKOUT, ROOMS, git_state, lineage_of
 from tasks.recorded import recorded_metrics, recorded_plan, recorded_values
-from tasks.registry import Registered
+from tasks.register import hashes_file
+from tasks.registry import Registered, files_of
 from tasks.store import Store
 
 ENVIRONMENT = ("python", "torch", "transformers", "mlflow", "hone")
@@ -254,18 +256,56 @@ def _job(home: Home, version: Registered, root: Path) -> dict[str, Any]:
     Raises:
         Mistake: Too little is known of the version.
     """
-    values, collect_key = recorded_values(home, version), _lineage(version)["collect_key"]
+    known, values = _lineage(version), recorded_values(home, version)
+    collect_key = known["collect_key"]
     anew = Home(root / "home")
     anew.journal.mkdir(parents=True)
     hand_on(home, anew)
+    beginning = _beginning(home, version, known.get("started_from") or values["model"]["base"])
+    if beginning is not None:
+        # The rebuilding process asks no registry.
+        values["model"] |= {"base": str(beginning.folder), "revision": None}
     return {
         "told": f"{version.name} version {version.version}",
         "recipe": values,
+        "learnt": str(beginning.learnt) if beginning and "started_from" in known else None,
         "home": str(anew.root),
         "collect_key": collect_key,
         "kept": _kept(home, collect_key),
         "plan": {name: _value(text) for name, text in recorded_plan(home, version).items()} or None,
     }
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The registered version that another one started from.
+
+    Attributes:
+        folder: Its model's files.
+        learnt: What the rows are known by that it had learnt.
+    """
+
+    folder: Path
+    learnt: Path
+
+
+def _beginning(home: Home, version: Registered, base: str) -> Beginning | None:
+    """What a version started from, where that is a registered version, too.
+
+    Raises:
+        Mistake: That one is gone.
+    """
+    named = REGISTERED.fullmatch(base)
+    if named is None:
+        return None
+    try:
+        before = find(home, named["name"], named["version"])
+        return Beginning(files_of(home, before), hashes_file(home, before))
+    except (Mistake, FileNotFoundError) as error:
+        rule = f"it started from {base}, of which not all is there any more"
+        raise Mistake(
+            Problem("version", version.version, rule, "name a version that started from a base model")
+        ) from error
 
 
 def _value(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""`hone run`: the whole pipeline, here and now."""
+"""`hone run` and `hone retrain`: the pipeline, whole or in part, here and now."""
 
 from __future__ import annotations
 
@@ -6,49 +6,93 @@ import asyncio
 import importlib
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from flows.engine import configure
 from schemas.errors import Problem, RecipeError
 from schemas.loading import load_recipe
 from schemas.recipe import Recipe
-from schemas.records import Summary
+from schemas.records import Partial, Skipped, Summary
 from schemas.stages import STAGES, Stage
 from tasks.home import Home
 
+Ended = Summary | Partial | Skipped
+Runs = Callable[[Recipe, Stage | None], Coroutine[Any, Any, Any]]
 
-def run(path: Path, overrides: Sequence[str], *, refresh: str | None, as_json: bool) -> int:
-    """Run a recipe, show it, and end with its summary: one JSON object on the last line, or a page for people."""
-    recipe = load_recipe(path, overrides)
-    stage = _stage(refresh)
+
+def run(path: Path, overrides: Sequence[str], *, refresh: str | None, until: str | None, as_json: bool) -> int:
+    """Run a recipe, show it, and end with its summary: one JSON object on the last line, or a page for people.
+
+    Args:
+        path: The recipe.
+        overrides: Of its fields.
+        refresh: Stage to compute again, with all after it.
+        until: The last stage to run; default: all.
+        as_json: Print one JSON object.
+    """
+    last = _stage("--until", until)
+
+    def chosen() -> Runs:
+        if last is None:
+            from flows.finetune import finetune
+
+            return finetune
+        from flows.stages import STAGE_FLOWS
+
+        return STAGE_FLOWS[last]
+
+    return _command(path, overrides, chosen, refresh=refresh, as_json=as_json)
+
+
+def retrain(path: Path, overrides: Sequence[str], *, refresh: str | None, as_json: bool) -> int:
+    """Run a recipe again, if its rows, its fields or the champion are not those of an attempt before; see `run`."""
+
+    def chosen() -> Runs:
+        from flows.retrain import retrain as flow
+
+        return flow
+
+    return _command(path, overrides, chosen, refresh=refresh, as_json=as_json)
+
+
+def _command(
+    path: Path, overrides: Sequence[str], chosen: Callable[[], Runs], *, refresh: str | None, as_json: bool
+) -> int:
+    recipe, stage = load_recipe(path, overrides), _stage("--refresh", refresh)
     home = Home.open(path)
     configure(home)
-    from flows.terminal import Display, display, print_summary
+    from flows.terminal import Display, display, print_partial, print_summary
 
     shown = Display()
     display.set(shown)
     shown.say(f"{recipe.name}: {recipe.description}" if recipe.description else recipe.name)
     try:
-        summary = run_here(recipe, stage)
+        ended = run_here(chosen(), recipe, stage)
     finally:
         shown.stop()
     if as_json:
-        print(summary.model_dump_json())
+        print(ended.model_dump_json())
+    elif isinstance(ended, Summary):
+        print_summary(ended)
+    elif isinstance(ended, Partial):
+        print_partial(ended)
     else:
-        print_summary(summary)
+        print(ended.skipped)
     return 0
 
 
-def run_here(recipe: Recipe, refresh: Stage | None) -> Summary:
-    """The finetune flow in this process."""
-    from flows.finetune import finetune
+def run_here(flow: Runs, recipe: Recipe, refresh: Stage | None) -> Ended:
+    """Run a flow of the pipeline in this process."""
+    from tasks.stage import unwrapped
 
     # MLflow takes over a second to import; Prefect's embedded server takes longer to start, in a process of its own.
     threading.Thread(target=_import_mlflow, daemon=True).start()
     heed_signals()
-    return asyncio.run(finetune(recipe, refresh))
+    ended: Ended = unwrapped(asyncio.run(flow(recipe, refresh)))
+    return ended
 
 
 def heed_signals() -> None:
@@ -67,10 +111,10 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _stage(name: str | None) -> Stage | None:
+def _stage(option: str, name: str | None) -> Stage | None:
     if name is None:
         return None
     for stage in STAGES:
         if stage == name:
             return stage
-    raise RecipeError(Problem("--refresh", name, "is not a stage", f"choose among {', '.join(STAGES)}"))
+    raise RecipeError(Problem(option, name, "is not a stage", f"choose among {', '.join(STAGES)}"))

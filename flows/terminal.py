@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from schemas.records import Artifact, Check, CheckOutcome, Decision, ModelVersion, Outcome, Summary, Verdict
+from schemas.records import Artifact, Check, CheckOutcome, Decision, ModelVersion, Outcome, Partial, Summary, Verdict
 from tasks.child import children
 from tasks.context import Observer
 from tasks.home import Home
@@ -145,6 +145,7 @@ GISTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "tokenize": lambda s: (
         f"{sum(s['tokens'].values()):,} tokens, longest {s['longest']}, {s['truncated_rows']:,} rows cut"
     ),
+    "replay": lambda s: f"{s['new']:,} new rows, {s['replayed']:,} of {s['known']:,} known ones again",
     "train": lambda s: f"{s['steps']:,} steps, {s['tokens_per_second']:,.0f} tokens/s, best at step {s['best_step']:,}",
     "evaluate": lambda s: f"{s['metric']} {s['metrics'][s['metric']]:.4f} on {s['rows']:,} test rows",
 }
@@ -186,6 +187,13 @@ def print_summary(summary: Summary) -> None:
     console.print(Padding(_metrics_table(summary.metrics, summary.baselines, summary.metric), (1, 2, 0, 2)))
     console.print(Padding(_gate_table(summary.gate.checks), (1, 2, 0, 2)))
     console.print(Padding(Group(*_footer(summary)), (1, 2)))
+
+
+def print_partial(partial: Partial) -> None:
+    """The end of a run that stopped after a stage; what the stages found is above it already."""
+    run = f"; MLflow run {partial.mlflow_url or partial.mlflow_run_id}" if partial.mlflow_run_id else ""
+    line = f"stopped after {partial.until}, {partial.seconds:.1f} s in all{run}"
+    Console(highlight=False).print(Padding(Text(line, style="dim"), (1, 2)))
 
 
 def print_verdict(what: str, decision: Decision, rows_needed: int | None) -> None:
@@ -248,6 +256,10 @@ def _footer(summary: Summary) -> list[Text]:
     spent = sorted((s for s in summary.stages if not s.cached), key=lambda s: -s.seconds)
     where = ", ".join(f"{s.name} {s.seconds:.1f} s" for s in spent[:4] if s.seconds >= 0.1) or "everything was cached"
     lines = [Text(f"{summary.seconds:.1f} s in all: {where}", style="dim")]
+    if summary.started_from:
+        rows = summary.rows
+        learnt = f"{summary.started_from} learnt {rows['new']:,} new rows, and {rows['replayed']:,} again"
+        lines.append(Text(learnt, style="dim"))
     quarantined = summary.rows["quarantined"]
     if quarantined:
         reasons = ", ".join(

@@ -30,6 +30,9 @@ from schemas.errors import EnvironmentMistake, Problem
 FAMILIES_GROUP = "hone.families"
 PACKAGE_SCHEME = "package://"
 PYTHON_SCHEME = "python://"
+REGISTRY_SCHEME = "models:/"
+REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)/(?P<version>[1-9][0-9]*)")
+"""A version in the MLflow registry."""
 READABLE_SCHEMES = ("package", "s3", "gs", "az", "https", "hf")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 SECRET_NAME = re.compile(r"(?i)password|secret|token|signature|^sig$|access_?key|credential")
@@ -129,6 +132,16 @@ def _resolve(value: str, info: ValidationInfo) -> str:
     return str((Path(folder) / Path(value).expanduser()).resolve())
 
 
+def _registered_version(value: str) -> str:
+    """A registered model is named with its version: a recipe means the same model tomorrow."""
+    if not value.startswith(REGISTRY_SCHEME) or REGISTERED.fullmatch(value):
+        return value
+    name, at, _ = value.removeprefix(REGISTRY_SCHEME).partition("@")
+    if at:
+        raise ValueError(f"an alias moves: name a version, such as {REGISTRY_SCHEME}{name}/3")
+    raise ValueError(f"must be {REGISTRY_SCHEME}<name>/<version>, the version a whole number")
+
+
 def _resolve_model(value: str, info: ValidationInfo) -> str:
     """A base model is a path when it looks like one or exists beside the recipe; else it is a hub name."""
     folder = (info.context or {}).get("folder")
@@ -193,5 +206,5 @@ DatabaseUrl = Annotated[
     str, AfterValidator(_database_scheme), AfterValidator(_no_credentials), AfterValidator(_resolve_database)
 ]
 CallableLocation = Annotated[str, AfterValidator(_python_scheme)]
-ModelLocation = Annotated[str, AfterValidator(_resolve_model)]
+ModelLocation = Annotated[str, AfterValidator(_registered_version), AfterValidator(_resolve_model)]
 Label = Annotated[str, BeforeValidator(_numbers_as_text)]

@@ -19,7 +19,7 @@ class Model(Section):
     """The pretrained model to start from."""
 
     base: ModelLocation
-    """Folder with config.json and safetensors, `package://<package>/<folder>`, or a name on the Hugging Face hub."""
+    """Folder with safetensors, `package://<package>/<folder>`, `models:/<name>/<version>`, or a Hugging Face name."""
     revision: str | None = None
     """Commit of a hub model; pin it, so that the same recipe means the same model."""
     trust_remote_code: bool = False

@@ -192,7 +192,12 @@ class StageLine(Record):
 
 
 class Summary(Record):
-    """What a run ends with; `hone run --json` prints it as its last line."""
+    """What a run ends with; `hone run --json` prints it as its last line.
+
+    Attributes:
+        started_from: The registered version that learnt on, as MLflow's URI; none where the base model learnt.
+        rows: By what became of them; of a model that learnt on, also `new` and `replayed` ones of train.
+    """
 
     recipe: str
     flow_run_id: str
@@ -205,5 +210,61 @@ class Summary(Record):
     gate: Verdict
     rows: dict[str, Any]
     train: dict[str, Any]
+    stages: tuple[StageLine, ...]
+    seconds: float
+    started_from: str | None = None
+
+
+class Partial(Record):
+    """What a run ends with that was asked to stop after a stage.
+
+    Attributes:
+        until: The stage.
+        found: Its counts and measures, or the gate's verdict.
+        mlflow_run_id: Empty where no model was made, so that there is nothing to log.
+    """
+
+    recipe: str
+    until: str
+    flow_run_id: str
+    mlflow_run_id: str
+    mlflow_url: str | None
+    found: dict[str, Any]
+    stages: tuple[StageLine, ...]
+    seconds: float
+
+
+class Attempt(Record):
+    """A model that was judged: made of which rows by which recipe, against which champion.
+
+    Attributes:
+        key: Of the rows and the recipe.
+        champion: Version that served when the verdict was measured; none when nothing did.
+        version: Of the model, in the registry.
+        at: When it was judged, in UTC.
+        run_id: Its MLflow run.
+    """
+
+    key: str
+    champion: str | None
+    decision: Decision
+    version: str
+    at: str
+    flow_run_id: str
+    run_id: str
+
+
+class Skipped(Record):
+    """What a retraining ends with that has nothing to do.
+
+    Attributes:
+        skipped: Why.
+        attempt: The one that it would repeat.
+    """
+
+    recipe: str
+    flow_run_id: str
+    skipped: str
+    attempt: Attempt
     stages: tuple[StageLine, ...]
     seconds: float

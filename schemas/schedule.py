@@ -60,10 +60,10 @@ class Schedules(Section):
 
 
 class Retrain(Section):
-    """What `retrain` does with rows that have changed."""
+    """What `retrain` does with rows that have changed; a plain run always begins with `model.base`."""
 
     start_from: Literal["base", "champion"] = "base"
-    """The base model, or the model that serves, which then learns the rows it has not seen."""
+    """`model.base`, or the champion, which learns the rows new to it; if none serves, fits or is new: `model.base`."""
     replay: Share = 0.2
     """Started from the champion: share of the rows it has learnt that are learnt again, so that they stay known."""
     on_new_rows: bool = False

@@ -12,8 +12,8 @@ from schemas.records import Artifact
 from tasks.context import Context
 from tasks.evaluate import baseline_artifact, measure, read_meta, read_predictions, slices_of, speed_artifact
 from tasks.evaluation_report import report
-from tasks.held_out import among, test_hashes, training_hashes
-from tasks.register import identity_of, training_hashes_of
+from tasks.held_out import among, test_hashes
+from tasks.register import identity_of, rows_learnt, training_hashes_of
 from tasks.registry import Registered, files_of
 from tasks.served import served_predictions
 from tasks.slices import Slice, from_membership
@@ -57,7 +57,7 @@ def trained_candidate(context: Context, sides: Artifact, model: Artifact, scores
         summary=scores.summary,
         predictions=read_predictions(measured / "predictions.parquet"),
         parts=from_membership(pl.read_parquet(measured / "slices.parquet", glob=False)),
-        trained_on=training_hashes(context.path(sides)),
+        trained_on=rows_learnt(context, sides),
         identity=identity_of(context.home, context.path(model), context.family, measured / "calibration.json"),
     )
 

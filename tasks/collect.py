@@ -8,8 +8,6 @@ without rows, or without the columns that the recipe names, is a `DataError`. Ro
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -25,6 +23,7 @@ from tasks.forgotten import load as load_forgotten
 from tasks.rows import BATCH_ROWS, Writer, batches
 from tasks.sources import CONNECTORS, Batch, Piece, Wanted, listed, pieces, refusal
 from tasks.stage import stage_task
+from tasks.store import link
 
 if TYPE_CHECKING:
     import polars as pl
@@ -304,7 +303,7 @@ def _corrected(
     """
     concerned = right.rows.height and sum([right.concern(ids["id"]) for ids in batches([part], ["id"])])
     if not concerned:
-        _link(part, target)
+        link(part, target)
         return 0, 0, 0
     changed = dropped = left_out = 0
     with Writer(target, _schema(part)) as writer:
@@ -324,13 +323,6 @@ def _schema(path: Path) -> pl.Schema:
     import polars as pl
 
     return pl.Schema(pl.read_parquet_schema(path))
-
-
-def _link(file: Path, target: Path) -> None:
-    try:
-        os.link(file, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(file, target)
 
 
 @stage_task

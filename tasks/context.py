@@ -51,6 +51,9 @@ class Context:
         refresh: This stage and all after it are computed again, whatever the store holds.
         observer: Told what happens.
         orchestrated: Stages run as Prefect tasks; else as plain functions.
+
+    Attributes:
+        started_from: The registered version that learns on in this run, if one does; see `start_from`.
     """
 
     def __init__(
@@ -73,7 +76,14 @@ class Context:
         self.store = Store(home.store, home.materialised)
         self.observer = observer or Observer()
         self.orchestrated = orchestrated
+        self.started_from: str | None = None
         self._compute_again: dict[tuple[str, str], Callable[[], Manifest]] = {}
+
+    def start_from(self, version: str) -> None:
+        """Let a registered version learn on, named as `models:/<name>/<version>`, in place of the base model."""
+        model = self.recipe.model.model_copy(update={"base": version, "revision": None})
+        self.recipe = self.recipe.model_copy(update={"model": model})
+        self.started_from = version
 
     def path(self, artifact: Artifact) -> Path:
         """A local folder with the artifact's files, digests checked; a damaged artifact is computed again first."""

@@ -65,8 +65,7 @@ def training_hashes(split: Path) -> Hashes:
     """
     import numpy as np
 
-    parts = [np.empty(0, np.uint64), *(known_by(texts) for _, texts in _likenesses(split, "train"))]
-    return np.unique(np.concatenate(parts))
+    return np.unique(np.concatenate([np.empty(0, np.uint64), *(hashes for _, hashes in row_hashes(split, "train"))]))
 
 
 def test_hashes(split: Path) -> pl.DataFrame:
@@ -74,7 +73,7 @@ def test_hashes(split: Path) -> pl.DataFrame:
     import polars as pl
 
     empty = pl.DataFrame(schema={"id": pl.String, "hash": pl.UInt64})
-    parts = [pl.DataFrame({"id": ids, "hash": known_by(texts)}) for ids, texts in _likenesses(split, "test")]
+    parts = [pl.DataFrame({"id": ids, "hash": hashes}) for ids, hashes in row_hashes(split, "test")]
     return pl.concat([empty, *parts])
 
 
@@ -109,8 +108,8 @@ def read_hashes(file: Path) -> Hashes:
     return np.unique(np.frombuffer(bytes.fromhex(lines), ">u8").astype(np.uint64))
 
 
-def _likenesses(split: Path, side: str) -> Iterator[tuple[pl.Series, pl.Series]]:
-    """Ids and normalised texts of a side's rows, a batch at a time."""
+def row_hashes(split: Path, side: str) -> Iterator[tuple[pl.Series, Hashes]]:
+    """Ids of a side's rows and the hashes of their normalised texts, in the rows' order, a batch at a time."""
     import polars as pl
 
     from tasks.rows import batches
@@ -118,4 +117,4 @@ def _likenesses(split: Path, side: str) -> Iterator[tuple[pl.Series, pl.Series]]
 
     column = json.loads((split / "meta.json").read_text())["text_column"]
     for batch in batches([split / f"{side}.parquet"], ["id", column], BATCH_ROWS):
-        yield batch["id"], batch.select(normalised(pl.col(column))).to_series()
+        yield batch["id"], known_by(batch.select(normalised(pl.col(column))).to_series())

@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Any
 from schemas.errors import Fault, Mistake, Problem
 from schemas.recipe import Recipe
 from schemas.records import Artifact, Decision, Interval, ModelVersion, SliceScore, Verdict
+from tasks.base_model import registered_base
 from tasks.context import Context
 from tasks.digests import content_digest
 from tasks.families import Family, Meta
@@ -195,13 +196,43 @@ def training_hashes_of(home: Home, registered: Registered) -> Hashes | None:
         Fault: MLflow is away.
         FileNotFoundError: The version has lost the file.
     """
-    if registered.identity is None:
-        return None
+    return None if registered.identity is None else read_hashes(hashes_file(home, registered))
+
+
+def hashes_file(home: Home, registered: Registered) -> Path:
+    """A local copy of the file that `tasks.held_out.read_hashes` reads.
+
+    Raises:
+        Fault: MLflow is away.
+        FileNotFoundError: The version has no such file.
+    """
     newer, older = TRAINING_HASHES
     try:
-        return read_hashes(files_of(home, registered, newer))
+        return files_of(home, registered, newer)
     except FileNotFoundError:
-        return read_hashes(files_of(home, registered, older))
+        return files_of(home, registered, older)
+
+
+def rows_learnt(context: Context, sides: Artifact) -> Hashes:
+    """What all the rows are known by that this run's model has learnt, sorted: today's, and those of its beginnings.
+
+    Raises:
+        Fault: MLflow is away.
+    """
+    import numpy as np
+
+    own = training_hashes(context.path(sides))
+    beginning = registered_base(context.recipe.model, context.home)
+    if beginning is None:
+        return own
+    try:
+        before = training_hashes_of(context.home, beginning)
+    except FileNotFoundError:
+        before = None
+    if before is None:
+        log.warning("nobody knows which rows %s version %s has learnt", beginning.name, beginning.version)
+        return own
+    return np.union1d(own, before)
 
 
 class Verifier:
@@ -557,6 +588,7 @@ def register(
         train_key=model.key,
         data_digest=sides.key,
         weights_sha256=model.summary["weights_sha256"],
+        **({"started_from": context.started_from} if context.started_from else {}),
     )
     card = model_card(
         recipe,
@@ -588,7 +620,7 @@ def register(
             predictions=context.path(scores) / "predictions.parquet",
             test=split / "test.parquet",
             raw=context.path(raw),
-            training_hashes=training_hashes(split),
+            training_hashes=rows_learnt(context, sides),
             verdict=verdict,
             lineage=lineage,
             model_card=card,

@@ -63,14 +63,14 @@ def stage_task(function: Callable[Concatenate[Context, P], R]) -> Callable[Conca
     def run(context: Context, *args: P.args, **kwargs: P.kwargs) -> R:
         if not context.orchestrated:
             return timed(context, *args, **kwargs)
-        unwrapped: R = _unwrapped(as_task()(context, *args, **kwargs))
-        return unwrapped
+        outcome: R = unwrapped(as_task()(context, *args, **kwargs))
+        return outcome
 
     return cast("Callable[Concatenate[Context, P], R]", run)
 
 
-def _unwrapped(returned: Any) -> Any:
-    """The outcome, out of the state and the result record that Prefect hands back for a task that named its state."""
+def unwrapped(returned: Any) -> Any:
+    """The outcome, out of the state and the result record that Prefect hands back for what named its state itself."""
     from prefect.client.schemas.objects import State
 
     if not isinstance(returned, State):

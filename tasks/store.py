@@ -46,6 +46,14 @@ class Manifest:
     format: int = FORMAT
 
 
+def link(file: Path, target: Path) -> None:
+    """Give a file of one artifact to another, without a copy where the file system can."""
+    try:
+        os.link(file, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(file, target)
+
+
 class Store:
     """Artifacts below one root.
 

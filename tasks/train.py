@@ -14,7 +14,7 @@ from schemas.base import TaskSection
 from schemas.errors import OutOfMemory
 from schemas.recipe import Model, Train
 from schemas.records import Artifact, Plan
-from tasks.base_model import base_model
+from tasks.base_model import base_model, refuse_other_labels
 from tasks.child import children
 from tasks.context import Context
 from tasks.families import DRAWING
@@ -73,6 +73,7 @@ def _spec(*, task: TaskSection, model: Model, train: Train, metric: str, tokens:
 def plan_artifact(context: Context, tokens: Artifact) -> Artifact:
     """The frozen plan of this recipe, data and machine."""
     recipe = context.recipe
+    refuse_other_labels(recipe.model, context.home, lambda: context.path(tokens))
     defaults = Train()
     beside_the_plan = ("learning_rate", "weight_decay", "max_grad_norm", "early_stopping_patience", "seed", *SAVING)
     settings = _settings(context) | {

@@ -477,3 +477,24 @@ def test_a_plan_that_cannot_be_followed_here_is_made_anew(
     project: Callable[[str], Context], monkeypatch: pytest.MonkeyPatch, then: dict[str, object]
 ) -> None:
     assert followed(project("anew"), monkeypatch, **then) == HERE
+
+
+# A version that started from another one.
+
+
+def test_what_a_version_started_from_is_handed_over(
+    home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(reproduce, "find", lambda home, name, version: asked.append((name, version)))
+    monkeypatch.setattr(reproduce, "files_of", lambda home, before: tmp_path / "model")
+    monkeypatch.setattr(reproduce, "hashes_file", lambda home, before: tmp_path / "hashes")
+    found = reproduce._beginning(home, VERSION, "models:/tiny/2")
+    assert found == reproduce.Beginning(tmp_path / "model", tmp_path / "hashes")
+    assert asked == [("tiny", "2")]
+    assert reproduce._beginning(home, VERSION, "package://somewhere/model") is None
+
+
+def test_a_version_whose_beginning_is_gone_is_not_made_again(home: Home) -> None:
+    with pytest.raises(Mistake, match="it started from models:/tiny/2, of which not all is there any more"):
+        reproduce._beginning(home, VERSION, "models:/tiny/2")
