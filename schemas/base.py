@@ -39,13 +39,41 @@ SECRET_NAME = re.compile(r"(?i)password|secret|token|signature|^sig$|access_?key
 """Parameter of a URL that opens a door, signed URLs of the clouds included."""
 CREDENTIALS = "credentials"
 """Type of the error for a location that holds some: its value is not shown."""
+UNITS = {"ms": "ms", "mb": "MB", "minutes": "minutes"}
+"""Last word of a field's name → its unit."""
+ABBREVIATIONS = {"id": "ID", "url": "URL"}
 CALLABLE = re.compile(r"python://[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
-class Section(BaseModel):
-    """A recipe section: frozen, and an unknown field is an error."""
+def title_of(name: str) -> str:
+    """The name of a field, as people read it: `max_latency_ms` is Max latency (ms)."""
+    *words, last = name.split("_")
+    words += [f"({UNITS[last]})" if words and last in UNITS else last]
+    title = " ".join(ABBREVIATIONS.get(word, word) for word in words)
+    return title[:1].upper() + title[1:]
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+def _section_title(section: type) -> str:
+    """The name of a section, as people read it: `TextClassificationTask` is Text classification."""
+    return title_of("_".join(re.findall(r"[A-Z][a-z0-9]*", section.__name__.removesuffix("Task"))).lower())
+
+
+def _field_title(name: str, field: object) -> str:
+    del field
+    return title_of(name)
+
+
+class Section(BaseModel):
+    """A recipe section: frozen, and an unknown field is an error. Titles are what forms show."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        model_title_generator=_section_title,
+        field_title_generator=_field_title,
+    )
 
 
 class TaskSection(Section):

@@ -29,7 +29,7 @@ class Collect(Section):
     """Column with the time of a row (ISO 8601, or seconds since 1970), for splits by time and drift."""
     split_column: str | None = None
     """Column that says train, validation or test, where the source has official splits in one file."""
-    keep: tuple[str, ...] = ()
+    keep: Annotated[tuple[str, ...], Field(title="Keep columns")] = ()
     """Further columns kept with each row, for slices and reports."""
     corrections: Locations = ()
     """CSV or JSONL files that put rows right: column id, then any of the task's columns, or drop with a true value."""
@@ -115,13 +115,13 @@ class _AnySplit(Section):
     """Fewest rows of each label on each side; train needs each label in any case."""
 
 
-class HashSplit(_AnySplit):
+class HashSplit(_AnySplit, title="By hash"):
     """Sides decided by a hash of the row's group or normalised text: a row never changes sides as the data grows."""
 
     kind: Literal["hash"] = "hash"
-    validation: OpenShare = 0.1
+    validation: Annotated[OpenShare, Field(title="Validation share")] = 0.1
     """Share of the rows for validation: early stopping, best checkpoint, choices."""
-    test: OpenShare = 0.1
+    test: Annotated[OpenShare, Field(title="Test share")] = 0.1
     """Share of the rows for the test, touched by evaluation alone."""
 
     @model_validator(mode="after")
@@ -133,15 +133,15 @@ class HashSplit(_AnySplit):
         return self
 
 
-class OfficialSplit(_AnySplit):
+class OfficialSplit(_AnySplit, title="Official"):
     """The source's own sides, by `collect.split_column` or by `validation_path` and `test_path`."""
 
     kind: Literal["official"] = "official"
-    validation: OpenShare = 0.1
+    validation: Annotated[OpenShare, Field(title="Validation share")] = 0.1
     """Share of the training rows taken by hash for validation, where the source has no validation split."""
 
 
-class TimeSplit(_AnySplit):
+class TimeSplit(_AnySplit, title="By time"):
     """Sides by time: the latest rows test, those before them validate, the rest train. Needs `collect.time_column`."""
 
     kind: Literal["time"] = "time"
@@ -174,7 +174,7 @@ class Tokenize(Section):
 
     max_seq_length: Annotated[int, Field(ge=8, le=1_048_576)] = 128
     """Longest sequence in tokens, special tokens counted."""
-    overlong: Literal["truncate", "window", "drop", "raise"] = "truncate"
+    overlong: Annotated[Literal["truncate", "window", "drop", "raise"], Field(title="Overlong texts")] = "truncate"
     """What becomes of a longer text: its end is cut off, it becomes windows, the row is set aside, or the run stops."""
     stride: Count = 32
     """Tokens that neighbouring windows of a text share; fewer than a window has room for beside the special tokens."""

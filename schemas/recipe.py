@@ -28,23 +28,23 @@ class Model(Section):
     """Dropout while training; default: the model's own. 0 saves 40 % of the forward pass on a CPU."""
 
 
-class FullFineTuning(Section):
+class FullFineTuning(Section, title="Full"):
     """Every parameter learns."""
 
     kind: Literal["full"] = "full"
 
 
-class Lora(Section):
+class Lora(Section, title="LoRA"):
     """Low-rank adapters beside the frozen weights (Hu et al. 2021), merged for serving; the task head always learns."""
 
     kind: Literal["lora"] = "lora"
-    r: PositiveInt = 16
+    r: Annotated[PositiveInt, Field(title="Rank (r)")] = 16
     """Rank of the adapters."""
     alpha: PositiveInt = 32
     """Scale: the adapter's output is multiplied by alpha / r."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the adapter's input."""
-    target_modules: tuple[str, ...] | None = None
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Names of the linear layers that get adapters; default: all of them but the head."""
 
 
@@ -78,13 +78,13 @@ class Train(Section):
     """Gradients are scaled down to this norm."""
     class_weights: Literal["auto", "none", "balanced", "sqrt"] = "auto"
     """Loss weight per class: inverse frequency, its square root, none; auto: sqrt from an imbalance of 10 to 1."""
-    eval_steps: PositiveInt | None = None
+    eval_steps: Annotated[PositiveInt | None, Field(title="Evaluate every (steps)")] = None
     """Steps between two evaluations on validation; default: half an epoch."""
     early_stopping_patience: PositiveInt | None = 4
     """Evaluations without a better metric before training stops; empty: never."""
-    save_steps: PositiveInt | None = None
+    save_steps: Annotated[PositiveInt | None, Field(title="Checkpoint every (steps)")] = None
     """Steps between two checkpoints; default: by time alone."""
-    save_minutes: Annotated[float, Field(gt=0)] = 5
+    save_minutes: Annotated[float, Field(gt=0, title="Checkpoint every (minutes)")] = 5
     """Minutes between two checkpoints: the most work a crash can cost."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the forward and backward pass; weights stay float32. Auto: bf16 where the processor has it."""
@@ -101,7 +101,7 @@ class Slices(Section):
     """Columns named by `collect.keep` whose values part the rows."""
     languages: bool = False
     """Also by language. Needs the extra `language`."""
-    weak: bool = True
+    weak: Annotated[bool, Field(title="Search weak slices")] = True
     """Search validation for parts on which the model is weak, and measure on the test what was found."""
     min_rows: Annotated[int, Field(ge=5)] = 30
     """Fewest test rows of a slice; a smaller one is not measured."""

@@ -33,7 +33,7 @@ class FileSource(AnySource):
         return ", ".join(PurePath(p).name if PurePath(p).is_absolute() else p for p in self.path)
 
 
-class CsvSource(FileSource):
+class CsvSource(FileSource, title="CSV"):
     """Rows from CSV or TSV files with a header line; bytes that are not UTF-8 become U+FFFD."""
 
     kind: Literal["csv"] = "csv"
@@ -41,25 +41,25 @@ class CsvSource(FileSource):
     """The single character between two fields."""
 
 
-class JsonlSource(FileSource):
+class JsonlSource(FileSource, title="JSON lines"):
     """Rows from files with one JSON object per line."""
 
     kind: Literal["jsonl"] = "jsonl"
 
 
-class ParquetSource(FileSource):
+class ParquetSource(FileSource, title="Parquet"):
     """Rows from Parquet files."""
 
     kind: Literal["parquet"] = "parquet"
 
 
-class GettextSource(FileSource):
+class GettextSource(FileSource, title="gettext"):
     """Rows from gettext catalogs (.mo, .po): columns source, target, context, language and catalog."""
 
     kind: Literal["gettext"] = "gettext"
 
 
-class HubSource(AnySource):
+class HubSource(AnySource, title="Hugging Face hub"):
     """Rows of a dataset on the Hugging Face hub; the token comes from HF_TOKEN."""
 
     kind: Literal["hub"] = "hub"
@@ -77,7 +77,7 @@ class HubSource(AnySource):
         return f"hf://datasets/{self.dataset}" + (f"@{self.revision}" if self.revision else "")
 
 
-class SqlSource(AnySource):
+class SqlSource(AnySource, title="SQL"):
     """Rows of a query, streamed in a read-only transaction; PostgreSQL, SQLite and whatever SQLAlchemy speaks."""
 
     kind: Literal["sql"] = "sql"
@@ -100,7 +100,7 @@ class SqlSource(AnySource):
         return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
-class PythonSource(AnySource):
+class PythonSource(AnySource, title="Python"):
     """Rows that a Python function yields as dictionaries, for what no other source covers."""
 
     kind: Literal["python"] = "python"
