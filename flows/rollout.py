@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.evaluate import Judged, evaluation, judged
+from flows.events import publish_if_possible
 from flows.models import open_model
 from flows.promote import decided, tell
 from flows.run import heed_signals
@@ -104,6 +105,7 @@ def roll_out_version(
         home, step.target, copy.version,
         expected_champion=before, by=who, reason=why, even_if_rolled_back=override,
     )  # fmt: skip
+    publish_if_possible(home)
     return _change(home, step, copy, before), Moved(to, asked, copy, found)
 
 
