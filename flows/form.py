@@ -31,6 +31,8 @@ from schemas.recipe import Recipe
 
 Schema = dict[str, Any]
 
+CHANGED_MOST = ("train", "model", "evaluate", "gate", "registry", "retrain")
+"""Sections that come first: what a person changes for one run; where the rows come from is a matter of the recipe."""
 SCALARS = frozenset({"string", "number", "integer", "boolean"})
 MOMENT = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?$"
 MOMENT_EXAMPLE = "ISO 8601, such as 2026-01-31T08:00:00Z."
@@ -54,7 +56,8 @@ def recipe_form(flow: Flow[..., Any], recipe: Recipe) -> tuple[Schema, dict[str,
     unused = {"schedule"} if flow.name == "retrain" else {"schedule", "retrain"}
     schema = _schema(flow)
     fields = schema["properties"]["recipe"]["properties"]
-    schema["properties"]["recipe"]["properties"] = {name: fields[name] for name in fields if name not in unused}
+    order = [*CHANGED_MOST, *(name for name in fields if name not in CHANGED_MOST)]
+    schema["properties"]["recipe"]["properties"] = {name: fields[name] for name in order if name not in unused}
     return _form(schema, {"recipe": recipe.model_dump(mode="json", exclude=unused)})
 
 

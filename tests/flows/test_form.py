@@ -141,10 +141,10 @@ def test_when_a_recipe_runs_by_itself_is_no_part_of_a_run(rich):
     assert recipe_form(finetune, rich)[1]["recipe"].keys().isdisjoint({"retrain", "schedule"})
 
 
-def test_sections_come_in_the_order_of_the_pipeline_and_refresh_before_them(form):
+def test_what_is_changed_most_comes_first_then_the_rest_in_the_order_of_the_pipeline(form):
     schema, _ = form
     at = {name: field["position"] for name, field in schema["properties"]["recipe"]["properties"].items()}
-    order = ["name", "task", "collect", "clean", "split", "tokenize", "model", "train", "evaluate", "gate", "registry"]
+    order = ["train", "model", "evaluate", "gate", "registry", "name", "task", "collect", "clean", "split", "tokenize"]
     assert sorted(order, key=at.__getitem__) == order
     assert schema["properties"]["refresh"]["position"] < schema["properties"]["recipe"]["position"]
 
