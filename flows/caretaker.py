@@ -21,6 +21,7 @@ from flows.deploy import TAG, apply
 from flows.desk import Desk
 from flows.events import publish
 from flows.pipeline import mark_crashed
+from flows.webhook import listen, subscribe
 from schemas.recipe import Recipe
 from tasks.home import Home
 from tasks.outbox import first_line
@@ -66,13 +67,21 @@ class Caretaker:
     def __init__(self, home: Home, desk: Desk, recipes: Recipes, *, say: Callable[[str], None]) -> None:
         self.home, self.desk, self.recipes, self.say = home, desk, recipes, say
         self._wake = threading.Event()
+        self._listener = listen(self.wake)
         self._states: dict[UUID, str] = {}
         self._names: dict[UUID, str] = {}
         self._complaints: dict[str, str] = {}
 
+    def __enter__(self) -> Caretaker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
     def begin(self) -> None:
         """Close what died before this desk came up, and look at what there is, so that only what follows is news."""
         self._states = {run.id: _state(run) for run in self._runs()}
+        subscribe(self.home, self._listener)
         self._round()
 
     def watch(self) -> None:

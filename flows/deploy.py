@@ -41,8 +41,10 @@ ANY_MODEL = "any-model"
 TAG = "hone"
 RECIPE_LINES = re.compile(r"(?m)^(task|collect|model):")
 """What a recipe has at the beginning of lines and other YAML files of a project have not."""
-COMMAND = "python -P -m prefect.engine"
-"""How a flow run starts: without the folder it is started in on the path, where a project may have a `tasks/` too."""
+OURS = "Runs of hone"
+"""Description of a work pool that hone has made."""
+COMMAND = "python -P -m flows.under_worker"
+"""How a flow run starts: see there; and with no folder on the path, for a project may have a `tasks/` of its own."""
 
 
 @dataclass(frozen=True)
@@ -204,18 +206,20 @@ def models_of(recipe: Recipe) -> list[str]:
 
 def _ready_pool(client: SyncPrefectClient, name: str) -> bool:
     """Have a work pool of that name; returns whether its runs are processes of a machine that has this project."""
-    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectNotFound
     from prefect.workers.process import ProcessWorker
 
+    template = ProcessWorker.get_default_base_job_template()
+    template["variables"]["properties"]["command"]["default"] = COMMAND
     try:
-        return client.read_work_pool(name).type == "process"
+        known = client.read_work_pool(name)
     except ObjectNotFound:
-        template = ProcessWorker.get_default_base_job_template()
-        template["variables"]["properties"]["command"]["default"] = COMMAND
-        pool = WorkPoolCreate(name=name, type="process", base_job_template=template, description="Runs of hone")
-        client.create_work_pool(pool)
+        client.create_work_pool(WorkPoolCreate(name=name, type="process", base_job_template=template, description=OURS))
         return True
+    if known.description == OURS and known.base_job_template != template:  # made by another version of hone or Prefect
+        client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
+    return known.type == "process"
 
 
 def _apply(client: SyncPrefectClient, wanted: Wanted, pool: str) -> Deployed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from flows.limits import gpu_slot
 from flows.pipeline import PipelineContext, begin
 from schemas.records import Outcome
 from schemas.stages import Stage
@@ -31,7 +32,9 @@ def steps(context: PipelineContext) -> Iterator[Outcome]:
     lessons = tokens
     if learnt is not None:
         yield (lessons := replay(context, sides, tokens, learnt))
-    yield (model := train(context, lessons))
+    with gpu_slot():
+        model = train(context, lessons)
+    yield model
     yield (scores := evaluate(context, sides, tokens, model))
     yield (verdict := gate(context, raw=raw, cleaned=cleaned, sides=sides, tokens=tokens, model=model, scores=scores))
     yield register(context, raw=raw, cleaned=cleaned, sides=sides, model=model, scores=scores, verdict=verdict)

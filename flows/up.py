@@ -70,12 +70,12 @@ def _serve(desk: Desk, home: Home, recipes: _Recipes, *, as_json: bool) -> int:
         from flows.caretaker import Caretaker
         from flows.deploy import apply
 
-        caretaker = Caretaker(home, desk, recipes, say=_say)
         apply(recipes.load(), home)
         desk.start_worker()
-        caretaker.begin()
-        _announce(note, home, recipes, as_json=as_json)
-        caretaker.watch()
+        with Caretaker(home, desk, recipes, say=_say) as caretaker:
+            caretaker.begin()
+            _announce(note, home, recipes, as_json=as_json)
+            caretaker.watch()
     except KeyboardInterrupt:
         _say("stopping: runs save their state first; Ctrl-C again ends them at once")
     finally:
