@@ -15,6 +15,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.engine import guard_embedded_server
+from flows.limits import stand_for_backlog
 from flows.observer import RunObserver
 from schemas.recipe import Recipe
 from schemas.records import (
@@ -102,6 +103,7 @@ def pipeline(recipe: Recipe, refresh: Stage | None) -> Iterator[PipelineContext]
     swept = sweep(home)
     mark_crashed(swept)
     replay_unsent(home)
+    stand_for_backlog()
     context = PipelineContext(recipe, home, refresh, swept)
     status: Status = "FAILED"
     try:
@@ -226,7 +228,7 @@ def skipped(context: PipelineContext, raw: Artifact, attempt: Attempt) -> State[
 
     serving = champion(context.home, context.recipe.model_name)
     why = said(attempt, serving.version if serving else None)
-    context.observer.say(why)
+    log.info(why)
     result = Skipped(
         recipe=context.recipe.name,
         flow_run_id=context.flow_run_id,

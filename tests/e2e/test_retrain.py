@@ -95,6 +95,7 @@ def test_with_nobody_serving_it_begins_with_the_base_model(first: Ended) -> None
 
 def test_the_same_is_not_done_twice(hone: Hone, first: Ended, servers: Servers, mlflow: Any) -> None:
     before, versions = runs(mlflow), len(mlflow.search_model_versions("name='retrained'"))
+    children = sorted((hone.home / "logs").glob("child-*"))
     again = hone("retrain", "recipe.yaml", "--set", "description=Other words")
     assert again.code == 0, again.errors
     told = again.result["skipped"]
@@ -102,6 +103,7 @@ def test_the_same_is_not_done_twice(hone: Hone, first: Ended, servers: Servers, 
     assert told.endswith("(promote): nothing to do")
     assert again.result["attempt"]["run_id"] == first.result["mlflow_run_id"]
     assert again.result["seconds"] < 20
+    assert sorted((hone.home / "logs").glob("child-*")) == children
     assert (runs(mlflow), len(mlflow.search_model_versions("name='retrained'"))) == (before, versions)
 
     from prefect.client.orchestration import SyncPrefectClient
