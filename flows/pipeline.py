@@ -15,6 +15,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.engine import guard_embedded_server
+from flows.events import announce, publish_if_possible
 from flows.limits import stand_for_backlog
 from flows.observer import RunObserver
 from schemas.recipe import Recipe
@@ -121,6 +122,7 @@ def pipeline(recipe: Recipe, refresh: Stage | None) -> Iterator[PipelineContext]
             children.stop()
         if context.run is not None:
             context.run.end(status)
+        publish_if_possible(home)
 
 
 @contextmanager
@@ -197,11 +199,13 @@ def summarize(context: PipelineContext, outcomes: Sequence[Outcome]) -> Summary:
     _record_data(context, context.run, described)
     attempted = context.asked if context.learns_on else context.asked.model_copy(update={"retrain": Retrain()})
     remember(context.home, attempted, raw, verdict, version, flow_run_id=context.flow_run_id)
+    announce(context, outcomes)
     return summary
 
 
 def stopped(context: PipelineContext, outcomes: Sequence[Outcome]) -> Partial:
     """What a run ends with that was to stop before its last stage."""
+    announce(context, outcomes)
     last = outcomes[-1]
     found = last.summary if isinstance(last, Artifact) else last.model_dump(mode="json")
     run = context.run
@@ -229,6 +233,7 @@ def skipped(context: PipelineContext, raw: Artifact, attempt: Attempt) -> State[
     serving = champion(context.home, context.recipe.model_name)
     why = said(attempt, serving.version if serving else None)
     log.info(why)
+    announce(context, [raw])
     result = Skipped(
         recipe=context.recipe.name,
         flow_run_id=context.flow_run_id,

@@ -25,7 +25,7 @@ from schemas.errors import EnvironmentMistake
 from schemas.recipe import Recipe
 from tasks.home import Home
 from tasks.promotion_journal import Move
-from tests.e2e.conftest import Servers
+from tests.e2e.conftest import Hone, Servers
 
 pytestmark = pytest.mark.e2e
 pytest_plugins = ("tests.mlflow_home",)
@@ -83,6 +83,28 @@ def test_a_move_arrives_once_however_often_it_is_sent(home: Home, prefect: SyncP
 
     until(lambda: len(seen()) >= 2)
     assert sorted(event.event for event in seen()) == [events.PROMOTED, events.ROLLED_BACK]
+
+
+def test_a_run_tells_what_it_found_and_what_became_of_its_model(
+    project: Callable[..., Hone], servers: Servers, prefect: SyncPrefectClient
+) -> None:
+    name = f"told-{uuid4().hex[:8]}"
+    done = project(name, servers)("run", "recipe.yaml")
+    assert done.code == 0, done.errors
+
+    def seen() -> list[Any]:
+        ours = EventFilter(event=EventNameFilter(prefix=["hone."]))
+        found = prefect.read_events(ours, limit=50).events
+        return [event for event in found if event.resource["prefect.resource.name"] == name]
+
+    until(lambda: len(seen()) >= 3)
+    by_name = {event.event: event for event in seen()}
+    assert sorted(by_name) == [events.DATA_CHANGED, events.PROMOTED, events.REGISTERED]
+    assert by_name[events.DATA_CHANGED].resource[events.FOUND_BY] == "finetune"
+    assert by_name[events.REGISTERED].resource["hone.version"] == "1"
+    assert by_name[events.PROMOTED].resource["hone.decision"] == "promote"
+    for event in by_name.values():
+        assert [one.id for one in event.related] == [f"prefect.flow-run.{done.result['flow_run_id']}"]
 
 
 def test_a_server_that_is_away_is_a_fault_within_seconds(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
