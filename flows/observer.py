@@ -7,7 +7,7 @@ import time
 from typing import Any
 from uuid import UUID
 
-from flows.terminal import display
+from flows.terminal import display, gist
 from schemas.records import Artifact, Outcome
 from tasks.child import children
 from tasks.context import Observer
@@ -85,6 +85,7 @@ class RunObserver(Observer):
             _record(self.run, outcome)
         else:
             self._unrecorded.append(outcome)
+        log.info("%s %s: %s", outcome.stage, "is in the store" if outcome.cached else "done", gist(outcome))
         if self._display:
             self._display.finished(outcome)
 

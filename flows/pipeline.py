@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from prefect import State, task
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
+from prefect import State
 
 from flows.engine import guard_embedded_server
 from flows.events import announce, publish_if_possible
 from flows.limits import stand_for_backlog
 from flows.observer import RunObserver
+from flows.report import page_of, report_data, report_model
 from schemas.recipe import Recipe
 from schemas.records import (
     Artifact,
@@ -36,7 +35,6 @@ from tasks.attempts import remember, said
 from tasks.child import children
 from tasks.context import Context
 from tasks.families import family_of
-from tasks.gate import verdict_markdown
 from tasks.home import Home
 from tasks.model_card import lineage_of
 from tasks.register import recipe_digest, verifiers
@@ -294,9 +292,9 @@ def _record(context: PipelineContext, summary: Summary, by_stage: Mapping[str, O
         }
     )
     run.log_artifact(context.path(scores), "evaluation")
-    page = _page(summary, (context.path(scores) / "report.md").read_text(encoding="utf-8"))
+    page = page_of(summary, (context.path(scores) / "report.md").read_text(encoding="utf-8"))
     run.log_text(page, "report.md")
-    report(context.recipe.name, page, run.url)
+    report_model(summary, page, context.path(scores), run)
 
 
 def _record_training(run: Run, record: Mapping[str, Any]) -> None:
@@ -331,35 +329,7 @@ def _record_data(context: PipelineContext, run: Run | None, described: Artifact)
         measures = described.summary["measures"]
         run.log_metrics([(0, {f"data/{name.replace(' ', '_')}": value for name, value in measures.items()})])
         run.set_tags({f"hone.drift.{what}": verdict for what, verdict in described.summary["drift"].items()})
-    report(f"{context.recipe.name}-data", (folder / "report.md").read_text(encoding="utf-8"), None)
-
-
-# A task, because Prefect's artifact functions are asynchronous in an asynchronous flow, but not in its tasks.
-@task(name="report", cache_policy=NO_CACHE, persist_result=False)
-def report(recipe: str, page: str, url: str | None) -> None:
-    """Put the run's report, and the way to its MLflow run, on Prefect's page of the run."""
-    create_markdown_artifact(page, key=f"report-{recipe}", description=f"Report of {recipe}")
-    if url:
-        create_link_artifact(url, link_text="MLflow run", key="mlflow-run")
-
-
-def _page(summary: Summary, evaluation: str) -> str:
-    """The report as Markdown: verdict, evaluation, rows, and where the time went."""
-    model = summary.model
-    stages = [
-        f"| {s.name} | {'cached' if s.cached else 'computed'} | {s.seconds:.1f} | {s.why} |" for s in summary.stages
-    ]
-    reasons = [f"| {reason} | {count:,} |" for reason, count in summary.rows["quarantined"].items()]
-    parts = [
-        f"**{model.name}** version **{model.version}** {' '.join(f'`{alias}`' for alias in model.aliases)}",
-        verdict_markdown(summary.gate),
-        evaluation,
-        "## Rows set aside",
-        "\n".join(["| reason | rows |", "| --- | ---: |", *reasons]) if reasons else "None.",
-        "## Stages",
-        "\n".join(["| stage | | seconds | why |", "| --- | --- | ---: | --- |", *stages]),
-    ]
-    return "\n\n".join(parts)
+    report_data(context.recipe.name, folder, run)
 
 
 def _tags(home: Home, recipe: Recipe, swept: Sequence[Entry]) -> dict[str, str]:

@@ -83,7 +83,7 @@ class Display:
             self._bar = None
         mark = Text("  · ", style="dim") if outcome.cached else Text("  ✓ ", style="green")
         seconds = "cached" if outcome.cached else f"{outcome.seconds:.1f} s"
-        line = Text.assemble(mark, f"{outcome.stage:<11}", (f"{seconds:>8}  ", "dim"), _gist(outcome))
+        line = Text.assemble(mark, f"{outcome.stage:<11}", (f"{seconds:>8}  ", "dim"), gist(outcome))
         if outcome.why and outcome.why != "first run":
             line.append(f"  ({outcome.why})", style="dim")
         self.console.print(line, soft_wrap=True)
@@ -167,7 +167,8 @@ MARKS: dict[CheckOutcome, tuple[str, str]] = {
 }
 
 
-def _gist(outcome: Outcome) -> str:
+def gist(outcome: Outcome) -> str:
+    """What a stage ended with, in a few words."""
     match outcome:
         case Artifact() if outcome.stage in GISTS:
             return GISTS[outcome.stage](outcome.summary)
