@@ -69,6 +69,18 @@ def test_what_happened_outside_is_told_as_such_and_a_doubtful_champion_is_pointe
     assert "1 → 2     moved in MLflow  by a person: moved outside hone" in shown
 
 
+def test_a_version_that_only_a_person_let_serve_is_shown_with_its_warning(home, mlflow, capsys):
+    mlflow.create_registered_model("manual")
+    mlflow.create_model_version("manual", "s3://nowhere", tags={"hone.identity": "0f", "hone.gate": "reject"})
+    mlflow.set_registered_model_alias("manual", "champion", "1")
+    assert main(["status"]) == 0
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    place = lines.index("manual")
+    assert lines[place + 1].startswith("  champion    version 1 serves, since ")
+    assert lines[place + 1].endswith("; the gate rejected it")
+    assert lines[place + 2].endswith("none → 1  moved in MLflow  by a person: moved outside hone")
+
+
 def test_a_champion_without_a_history_has_no_since(home, mlflow, capsys):
     mlflow.create_registered_model("foreign")
     mlflow.create_model_version("foreign", "s3://nowhere")
