@@ -21,7 +21,7 @@ from flows.deploy import TAG, apply
 from flows.desk import Desk
 from flows.events import publish
 from flows.pipeline import mark_crashed
-from flows.webhook import listen, subscribe
+from flows.webhook import listen, subscribe, unsubscribe
 from schemas.recipe import Recipe
 from tasks.home import Home
 from tasks.outbox import first_line
@@ -76,6 +76,7 @@ class Caretaker:
         return self
 
     def __exit__(self, *_: object) -> None:
+        unsubscribe(self.home)
         self._listener.close()
 
     def begin(self) -> None:

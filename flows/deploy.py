@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.desk import POOL
+from flows.desk import HEARTBEAT_SECONDS, POOL
 from flows.engine import configure
 from flows.limits import GPU_LIMIT
 from schemas.errors import EnvironmentMistake, Problem, RecipeError
@@ -44,7 +44,7 @@ RECIPE_LINES = re.compile(r"(?m)^(task|collect|model):")
 OURS = "Runs of hone"
 """Description of a work pool that hone has made."""
 COMMAND = "python -P -m flows.under_worker"
-"""How a flow run starts: see there; and with no folder on the path, for a project may have a `tasks/` of its own."""
+"""How a flow run starts: so that it can end well, and without a folder on the path that may have a `tasks/` too."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,9 @@ def apply(recipes: Sequence[Recipe], home: Home, *, pool: str = POOL) -> list[De
 
     with get_client(sync_client=True) as client:
         local = _ready_pool(client, pool)
-        variables = {"working_dir": str(home.project)} if local else {}
+        variables: dict[str, Any] = {"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}}
+        if local:
+            variables["working_dir"] = str(home.project)
         deployed = [_apply(client, wanted, pool) for wanted in wanted_of(recipes, variables)]
         if accelerators():
             client.upsert_global_concurrency_limit_by_name(GPU_LIMIT, len(accelerators()))
