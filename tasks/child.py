@@ -1,7 +1,8 @@
 """Heavy work in a child process: running out of memory kills the child, not the flow, and the flow never loads torch.
 
 The child does one job after another and stays warm between them. It lives exactly as long as its parent's end of a
-pipe is open, however the parent dies; not even a torch launcher that starts new sessions can leave it behind.
+pipe is open, however the parent dies; not even a torch launcher that starts new sessions can leave it behind. A parent
+that is interrupted asks for a checkpoint first; one that is gone cannot wait for it, and an orphan would hold locks.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from schemas.errors import ChildDied, Mistake, OutOfMemory
 
@@ -24,6 +25,11 @@ log = logging.getLogger(__name__)
 
 LOG_TAIL = 3_000
 """Characters of the child's log shown when it dies."""
+
+SAVING_JOBS = {"train"}
+"""Jobs that have something to save when they are interrupted."""
+SAVE_S = 10.0
+"""Longest an interrupted job may take to end its step and save itself; Prefect allows a cancelled run 30 s in all."""
 
 ENVIRONMENT = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic matrix products on CUDA
@@ -88,11 +94,9 @@ class Child:
             OutOfMemory: The child's allocator gave up, or the kernel killed it for its memory.
             ChildDied: The child failed or ended in any other way.
         """
-        assert self._process.stdin is not None
         kills_before = _kernel_oom_kills()
         try:
-            self._process.stdin.write(json.dumps({"job": job, "spec": spec}) + "\n")
-            self._process.stdin.flush()
+            self._send({"job": job, "spec": spec})
             for line in self._events:
                 event = json.loads(line)
                 match event.pop("event"):
@@ -112,6 +116,34 @@ class Child:
         kind = OutOfMemory if killed_for_memory else ChildDied
         raise kind(f"{job}: the child process ended with {_meaning(code)}", self._log_tail())
 
+    def save(self, on_event: OnEvent = _ignore) -> int | None:
+        """Let the job in progress save itself after the step it is at, which ends the process; at most for `SAVE_S`.
+
+        Args:
+            on_event: Called with each event until then.
+
+        Returns:
+            The step that was saved; none when it took too long, or was over already.
+        """
+        deadline = threading.Timer(SAVE_S, self._process.kill)
+        deadline.start()
+        try:
+            self._send({"job": "stop"})
+            for line in self._events:
+                event = json.loads(line)
+                match event.pop("event"):
+                    case "stopped":
+                        return cast("int | None", event["step"])
+                    case "done" | "mistake" | "failed":
+                        break
+                    case _:
+                        on_event(event)
+        except BrokenPipeError:
+            pass  # it is gone already
+        finally:
+            deadline.cancel()
+        return None
+
     def stop(self) -> None:
         """End the process, whatever it is doing."""
         if self._process.stdin is not None and not self._process.stdin.closed:
@@ -122,6 +154,11 @@ class Child:
             self._process.kill()
             self._process.wait()
         self._events.close()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(message) + "\n")
+        self._process.stdin.flush()
 
     def _log_tail(self) -> str:
         return self.log_file.read_text(errors="replace")[-LOG_TAIL:]
@@ -144,12 +181,22 @@ class Children:
             return self._child
 
     def run(self, folder: Path, job: str, spec: dict[str, Any], on_event: OnEvent = _ignore) -> Any:
-        """Do a job in the living child. A child that failed is not trusted with another job."""
+        """Do a job in the living child. A child that failed is not trusted with another job.
+
+        Interrupted from outside, the job saves itself first; a second interruption ends it at once.
+        """
         child = self.warm(folder)
         try:
             return child.run(job, spec, on_event)
-        except BaseException:
+        except Exception:
             self.stop()
+            raise
+        except BaseException:
+            try:
+                if job in SAVING_JOBS:
+                    _tell_saved(job, child.save(on_event))
+            finally:
+                self.stop()
             raise
 
     def stop(self) -> None:
@@ -161,6 +208,13 @@ class Children:
 
 
 children = Children()
+
+
+def _tell_saved(job: str, step: int | None) -> None:
+    if step is None:
+        log.warning("%s: stopped; the next try goes on from the last checkpoint", job)
+    else:
+        log.warning("%s: stopped after step %d, which is saved; the next try goes on from there", job, step)
 
 
 def _kernel_oom_kills() -> int:

@@ -29,6 +29,7 @@ from schemas.base import TaskSection, load_family
 from schemas.errors import Mistake, Problem
 from schemas.recipe import Lora, Model, Train
 from schemas.records import Plan
+from tasks import stopping
 from tasks.batches import EpochBatches, TokenTable, micro_batches
 from tasks.digests import file_sha256, write_atomically
 from tasks.families import Family, Meta
@@ -227,11 +228,17 @@ class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
         self.progress.learner = self
 
     def learn(self, out: Path) -> dict[str, Any]:
-        """Train to the end and write `model/` (and `adapter/`), `history.json` and the record to `out`."""
+        """Train to the end and write `model/` (and `adapter/`), `history.json` and the record to `out`.
+
+        Raises:
+            Stopped: It was asked for meanwhile; what was learnt is saved.
+        """
         checkpoint = last_whole_checkpoint(self.work)
         began = time.monotonic()
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = time.monotonic() - began
+        if stopping.asked.is_set():
+            raise stopping.Stopped(self.progress.saved_step)
         self.progress.restore_best()
         save_model(self.model, self.job, out)
         write_atomically(out / "history.json", json.dumps(self.progress.history))
@@ -316,6 +323,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self.tokens = self.padded_tokens = 0
         self.seconds_before = 0.0
         self.first_step = 0
+        self.saved_step: int | None = None
         self.tokens_before = 0
         self.evaluation_seconds = 0.0
         self._losses: list[float] = []
@@ -334,6 +342,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
             kept = json.loads((checkpoint / self.STATE).read_text())
             self.history, self.best, self.waited = kept["history"], kept["best"], kept["waited"]
             self.tokens, self.seconds_before = kept["tokens"], kept["seconds"]
+            self._losses = kept["losses"]
         self.first_step, self.tokens_before = state.global_step, self.tokens
         self._began = self._last_save = time.monotonic()
         self.emit("started", step=state.global_step, steps=self.plan.steps)
@@ -360,7 +369,9 @@ class Progress(TrainerCallback):  # type: ignore[misc]
             release_free_memory()
         control.should_evaluate = step % self.plan.eval_steps == 0 or last
         by_step = self.save_steps is not None and step % self.save_steps == 0
-        control.should_save = not last and (by_step or now - self._last_save >= self.save_seconds)
+        stop = stopping.asked.is_set()
+        control.should_save = not last and (stop or by_step or now - self._last_save >= self.save_seconds)
+        control.should_training_stop |= stop
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
         """Keep the best weights; stop when they have been the best for too long."""
@@ -377,6 +388,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         patience = self.job.train.early_stopping_patience
         if patience is not None and self.waited >= patience:
             control.should_training_stop = True
+            control.should_save = False  # whoever resumed after the end would learn on
         self.evaluation_seconds += time.monotonic() - began
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -387,6 +399,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
             "history": self.history,
             "best": self.best,
             "waited": self.waited,
+            "losses": self._losses,
             "tokens": self.tokens,
             "seconds": self.seconds_before + time.monotonic() - self._began,
         }
@@ -394,6 +407,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         sizes = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
         write_atomically(folder / WHOLE, json.dumps(sizes))
         self._last_save = time.monotonic()
+        self.saved_step = state.global_step
         for best in self.work.glob("best-*"):
             if best.name != f"best-{self.best['step']}":
                 shutil.rmtree(best)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from schemas.errors import Mistake
+from tasks import stopping
 
 JOBS = {
     "plan": "tasks.learner:plan_training",
@@ -22,6 +23,8 @@ JOBS = {
     "latency": "tasks.latency:latency",
 }
 """Job → `module:function`; the function takes `emit` and the spec as keywords."""
+STOP = "stop"
+"""Not a job: asks the one in progress to save itself and end, and this process with it."""
 
 
 def main() -> None:
@@ -39,6 +42,9 @@ def main() -> None:
         try:
             module, function = JOBS[asked["job"]].split(":")
             emit("done", result=_function(module, function)(emit=emit, **asked["spec"]))
+        except stopping.Stopped as stopped:
+            emit("stopped", step=stopped.step)
+            os._exit(0)  # the reader holds standard input; an orderly exit would wait for it
         except Mistake as mistake:
             emit("mistake", **mistake.as_dict())
         except Exception as error:  # noqa: BLE001  the border of the process: the parent decides what it means
@@ -53,7 +59,11 @@ def _function(module: str, function: str) -> Callable[..., Any]:
 
 def _read_jobs(jobs: queue.Queue[dict[str, Any]]) -> None:
     for line in sys.stdin:
-        jobs.put(json.loads(line))
+        asked = json.loads(line)
+        if asked["job"] == STOP:
+            stopping.asked.set()
+        else:
+            jobs.put(asked)
     os._exit(1)  # the parent is gone, or wants us gone; nothing may hold the process back
 
 

@@ -47,6 +47,7 @@ def quiet_environment(**more: str) -> dict[str, str]:
     return own | {
         "HF_HUB_OFFLINE": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a dozen processes that nothing here needs
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "NO_COLOR": "1",
         "OMP_WAIT_POLICY": "passive",  # beside servers, threads that spin while they wait are fifty times as slow
@@ -181,6 +182,19 @@ def project(tmp_path: Path, base: Path) -> Callable[..., Hone]:
         return make_project(tmp_path / folder, base, name, servers, sentences(rows))
 
     return make
+
+
+LONG = ["--set", "train.epochs=40", "--set", "train.early_stopping_patience=null"]
+"""Long enough to be interrupted."""
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, base: Path, servers: Servers) -> str:
+    """Digest of the weights that a long training ends with when nothing happens to it."""
+    hone = make_project(tmp_path_factory.mktemp("whole") / "project", base, "whole", servers, sentences(800))
+    untouched = hone("run", "recipe.yaml", *LONG)
+    assert untouched.code == 0, untouched.errors
+    return str(untouched.result["train"]["weights_sha256"])
 
 
 def make_project(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from uuid import UUID
 import psutil
 import pytest
 
-from tests.e2e.conftest import CHECKOUT, Ended, Hone, Servers, ended, labels_without_hone
+from tests.e2e.conftest import CHECKOUT, LONG, Ended, Hone, Servers, ended, labels_without_hone
 
 pytestmark = pytest.mark.e2e
 
@@ -154,7 +155,7 @@ def test_changed_code_and_damaged_files_rerun_exactly_what_they_must(project, se
     assert hone("run", "recipe.yaml").computed == ["split", "gate"]
 
 
-LONG = ["--set", "train.epochs=40", "--set", "train.save_steps=25", "--set", "train.early_stopping_patience=null"]
+SAVED = [*LONG, "--set", "train.save_steps=25"]
 
 
 def family_tree(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -170,15 +171,12 @@ def gone_within(processes: list[psutil.Process], seconds: float) -> bool:
     return psutil.wait_procs(processes, timeout=seconds)[1] == []
 
 
-def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(project, servers, mlflow, prefect):
-    whole: Hone = project("whole", servers, folder="whole")
-    untouched = whole("run", "recipe.yaml", *LONG)
-    assert untouched.code == 0, untouched.errors
-    weights = untouched.result["train"]["weights_sha256"]
-
+def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
+    project, servers, mlflow, prefect, uninterrupted
+):
     # The child dies: the stage is tried again within the same run.
     cut: Hone = project("cut", servers, folder="cut")
-    process = cut.start("run", "recipe.yaml", *LONG, "--json")
+    process = cut.start("run", "recipe.yaml", *SAVED, "--json")
     cut.until(process, r"train: step [1-9]\d\d of")
     training_child(process).kill()
     child_killed = ended(process)
@@ -186,21 +184,21 @@ def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(project, 
     train = child_killed.result["train"]
     assert 0 < train["resumed_from_step"] < train["steps"]
     assert train["steps_run_here"] == train["steps"] - train["resumed_from_step"]
-    assert train["weights_sha256"] == weights
+    assert train["weights_sha256"] == uninterrupted
     assert mlflow.get_run(child_killed.result["mlflow_run_id"]).info.status == "FINISHED"
 
     # Everything dies: the same command goes on from the checkpoint, and closes what the dead one left.
     gone: Hone = project("gone", servers, folder="gone")
-    process = gone.start("run", "recipe.yaml", *LONG, "--json")
+    process = gone.start("run", "recipe.yaml", *SAVED, "--json")
     gone.until(process, r"train: step [1-9]\d\d of")
     orphans = family_tree(process)
     process.kill()
     process.wait()
     assert gone_within(orphans, 10)
-    again = gone("run", "recipe.yaml", *LONG)
+    again = gone("run", "recipe.yaml", *SAVED)
     assert again.code == 0, again.errors
     assert again.result["train"]["steps_run_here"] < again.result["train"]["steps"]
-    assert again.result["train"]["weights_sha256"] == weights
+    assert again.result["train"]["weights_sha256"] == uninterrupted
     dead = mlflow.get_run(again.result["mlflow_run_id"]).data.tags["hone.continues"]
     dead_run = mlflow.get_run(dead)
     assert dead_run.info.status == "KILLED"
@@ -210,7 +208,9 @@ def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(project, 
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_ends_killed_at_once_and_leaves_no_process(project, servers, mlflow, prefect, how):
+def test_an_interrupted_run_ends_killed_leaves_no_process_and_goes_on_at_the_step_it_was_at(
+    project, servers, mlflow, prefect, uninterrupted, how
+):
     hone: Hone = project("interrupted", servers)
     process = hone.start("run", "recipe.yaml", *LONG, "--json")
     hone.until(process, r"train: step [1-9]\d\d of")
@@ -219,6 +219,7 @@ def test_an_interrupted_run_ends_killed_at_once_and_leaves_no_process(project, s
     process.send_signal(how)
     stopped = ended(process)
     assert time.monotonic() - began < 15
+    (step,) = re.findall(r"train: stopped after step (\d+), which is saved", stopped.errors)
     assert (stopped.code, "goes on from the last checkpoint" in stopped.errors) == (130, True)
     assert gone_within(orphans, 5)
     experiment = mlflow.get_experiment_by_name("interrupted").experiment_id
@@ -226,6 +227,13 @@ def test_an_interrupted_run_ends_killed_at_once_and_leaves_no_process(project, s
     assert run.info.status == "KILLED"
     state = prefect.read_flow_run(UUID(run.data.tags["hone.flow_run_id"])).state_type.value
     assert state in {"CRASHED", "CANCELLED"}
+
+    again = hone("run", "recipe.yaml", *LONG)
+    assert again.code == 0, again.errors
+    train = again.result["train"]
+    assert train["resumed_from_step"] == int(step)
+    assert train["steps_run_here"] == train["steps"] - int(step)
+    assert train["weights_sha256"] == uninterrupted
 
 
 def test_a_users_mistake_is_one_line_exit_code_two_and_no_retry(project, servers, mlflow, prefect):

@@ -13,6 +13,7 @@ import pytest
 from schemas.errors import ChildDied, Mistake, OutOfMemory
 from tasks import child as child_module
 from tasks.child import Child, Children
+from tasks.learner import last_whole_checkpoint
 from tests.learning import job_spec, tiny_encoder, token_files
 
 
@@ -104,6 +105,69 @@ child.run("train", spec, started)
     gone, alive = psutil.wait_procs([orphan], timeout=5)
     assert [p.pid for p in gone] == [pid]
     assert alive == []
+
+
+class Interruptions:
+    """Listens to a training and is interrupted at some of its events, each time as Ctrl-C interrupts it."""
+
+    def __init__(self, *at):
+        self.at = list(at)
+        self.steps = []
+
+    def __call__(self, event):
+        self.steps.append(event.get("step"))
+        if self.at and self.at[0](event):
+            self.at.pop(0)
+            raise KeyboardInterrupt
+
+
+def has_learnt(event):
+    return "values" in event and event["step"] >= 20
+
+
+@pytest.fixture
+def training(spec, child, tmp_path):
+    """A long training, and the folder its checkpoints go to."""
+    (tmp_path / "work").mkdir()
+    long = spec | {"train": spec["train"] | {"epochs": 1000, "early_stopping_patience": None}}
+    places = {"work": str(tmp_path / "work"), "out": str(tmp_path / "out"), "save_minutes": 9}
+    return long | {"plan": child.run("plan", long)} | places, tmp_path / "work"
+
+
+def test_an_interrupted_training_saves_itself_after_the_step_and_its_process_ends(training, tmp_path, caplog):
+    spec, work = training
+    children, heard = Children(), Interruptions(has_learnt)
+    process = psutil.Process(children.warm(tmp_path).pid)
+    with pytest.raises(KeyboardInterrupt):
+        children.run(tmp_path, "train", spec, heard)
+    assert not process.is_running()
+    saved = max(step for step in heard.steps if step is not None)
+    assert last_whole_checkpoint(work).name == f"checkpoint-{saved}"
+    assert f"train: stopped after step {saved}, which is saved; the next try goes on from there" in caplog.messages
+
+
+def test_a_second_interruption_ends_the_training_at_once(training, tmp_path):
+    spec, _ = training
+    children = Children()
+    process = psutil.Process(children.warm(tmp_path).pid)
+    with pytest.raises(KeyboardInterrupt):
+        children.run(tmp_path, "train", spec, Interruptions(has_learnt, lambda event: True))
+    assert not process.is_running()
+
+
+def test_a_training_that_does_not_save_itself_in_time_is_ended_and_leaves_nothing_half_written(
+    training, tmp_path, monkeypatch, caplog
+):
+    spec, work = training
+    monkeypatch.setattr(child_module, "SAVE_S", 0.0)
+    children = Children()
+    process = psutil.Process(children.warm(tmp_path).pid)
+    with pytest.raises(KeyboardInterrupt):
+        children.run(tmp_path, "train", spec, Interruptions(has_learnt))
+    assert not process.is_running()
+    assert last_whole_checkpoint(work) is None
+    assert list(work.glob("checkpoint-*")) == []
+    assert "train: stopped; the next try goes on from the last checkpoint" in caplog.messages
 
 
 def test_a_users_own_modules_do_not_shadow_ours(tmp_path, spec, monkeypatch):

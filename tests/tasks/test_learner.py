@@ -10,7 +10,7 @@ import torch
 
 from schemas.errors import Mistake
 from schemas.records import Plan
-from tasks import learner
+from tasks import learner, stopping
 from tasks.batches import TokenTable
 from tests.learning import job_spec, tiny_encoder, token_files
 
@@ -108,6 +108,48 @@ def test_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(with_dro
     assert resumed["weights_sha256"] == whole["weights_sha256"]
     assert resumed["tokens"] == whole["tokens"]
     assert resumed["best_step"] == whole["best_step"]
+
+
+@pytest.fixture
+def asked_to_stop():
+    yield stopping.asked
+    stopping.asked.clear()
+
+
+@pytest.mark.parametrize("method", ["full", {"kind": "lora", "r": 4, "dropout": 0.1}], ids=["full", "lora"])
+@pytest.mark.parametrize("stopped_at", [1, 15, 20], ids=["first-step", "epoch-end", "evaluation"])
+def test_training_asked_to_stop_saves_itself_after_the_step_and_goes_on_as_if_nothing_had_been(
+    with_dropout, tmp_path, asked_to_stop, method, stopped_at
+):
+    spec = job_spec(*with_dropout, method=method, eval_steps=5)
+    plan = planned(spec)
+    whole, _ = trained(spec, tmp_path / "whole", plan)
+
+    def stop_at(event, **values):
+        if event == "log" and values["step"] == stopped_at:
+            asked_to_stop.set()
+
+    work = tmp_path / "cut" / "work"
+    work.mkdir(parents=True)
+    with pytest.raises(stopping.Stopped) as stopped:
+        learner.train(emit=stop_at, plan=plan, work=str(work), out=str(tmp_path), save_minutes=1e9, **spec)
+    assert stopped.value.step == stopped_at
+    asked_to_stop.clear()
+    resumed, _ = trained(spec, tmp_path / "cut", plan)
+
+    assert (resumed["resumed_from_step"], resumed["steps_run_here"]) == (stopped_at, whole["steps"] - stopped_at)
+    assert resumed["weights_sha256"] == whole["weights_sha256"]
+    histories = [json.loads((tmp_path / name / "out" / "history.json").read_text()) for name in ("whole", "cut")]
+    assert histories[0] == histories[1]
+
+
+def test_a_training_that_ended_early_and_is_resumed_ends_there_again(with_dropout, tmp_path):
+    spec = job_spec(*with_dropout, epochs=40, eval_steps=5, early_stopping_patience=2)
+    plan = planned(spec)
+    first, _ = trained(spec, tmp_path, plan, save_steps=5)
+    again, _ = trained(spec, tmp_path, plan, save_steps=5)
+    assert again["resumed_from_step"] == first["steps"] - 5
+    assert (again["steps"], again["weights_sha256"]) == (first["steps"], first["weights_sha256"])
 
 
 def test_a_half_written_checkpoint_is_passed_over(parts, tmp_path):
