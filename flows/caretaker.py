@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 ROUND_S = 5.0
 """Pause between two rounds; a call of MLflow's webhook ends it early."""
+MEND_S = 1.0
+"""Pause between two looks whether the desk's parts live."""
 NEWS = 50
 """Latest flow runs that are looked at for news."""
 BAD = {"FAILED", "CRASHED"}
@@ -68,6 +70,8 @@ class Caretaker:
         self.home, self.desk, self.recipes, self.say = home, desk, recipes, say
         self._wake = threading.Event()
         self._listener = listen(self.wake)
+        self._end = threading.Event()
+        self._mending = threading.Thread(target=self._mend, name="hone-mending")
         self._states: dict[UUID, str] = {}
         self._names: dict[UUID, str] = {}
         self._complaints: dict[str, str] = {}
@@ -76,6 +80,9 @@ class Caretaker:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._end.set()
+        if self._mending.ident is not None:
+            self._mending.join()
         unsubscribe(self.home)
         self._listener.close()
 
@@ -84,6 +91,7 @@ class Caretaker:
         self._states = {run.id: _state(run) for run in self._runs()}
         subscribe(self.home, self._listener)
         self._round()
+        self._mending.start()
 
     def watch(self) -> None:
         """Round after round, until interrupted."""
@@ -96,9 +104,13 @@ class Caretaker:
         """Begin the next round now; may be called by any thread."""
         self._wake.set()
 
+    def _mend(self) -> None:
+        """A thread of its own: a round waits for the very server that has died."""
+        while not self._end.wait(MEND_S):
+            self.desk.mend(self.say)
+
     def _round(self) -> None:
         jobs = {
-            "the desk": lambda: self.desk.mend(self.say),
             "recipes": self._deploy_changes,
             "dead runs": lambda: mark_crashed(sweep(self.home)),
             "what MLflow missed": lambda: replay_unsent(self.home),

@@ -103,9 +103,9 @@ def _promote_url() -> str | None:
     """The page that promotes by a form, where it is deployed."""
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
-    from prefect.runtime import flow_run
+    from prefect.settings import get_current_settings
 
-    server = str(flow_run.ui_url or "").partition("/runs/")[0]
+    server = get_current_settings().ui_url
     with get_client(sync_client=True) as client:
         try:
             return f"{server}/deployments/deployment/{client.read_deployment_by_name(PROMOTE).id}/run"

@@ -58,9 +58,9 @@ class Up:
         """All that it has started, and what those have."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
-    def part(self, *words: str) -> psutil.Process:
-        """The process whose command line holds all these words."""
-        (found,) = [p for p in self.processes() if all(word in " ".join(p.cmdline()) for word in words)]
+    def part(self, words: str) -> psutil.Process:
+        """The process whose command line holds these words."""
+        (found,) = [p for p in self.processes() if words in command_line(p)]
         return found
 
     def trigger(self, deployment: str, **parameters: Any) -> UUID:
@@ -100,6 +100,14 @@ class Up:
         self.process.send_signal(how)
         self.process.wait(STOP_S)
         return time.monotonic() - began
+
+
+def command_line(process: psutil.Process) -> str:
+    """Of a process that lives; empty for one that has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""
 
 
 def until(condition: Callable[[], Any], limit_s: float, what: str = "it") -> Any:
