@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.desk import HEARTBEAT_SECONDS, POOL
-from flows.engine import configure
+from flows.engine import LOGGING, configure
 from flows.limits import GPU_LIMIT
 from schemas.errors import EnvironmentMistake, Problem, RecipeError
 from schemas.loading import load_recipe
@@ -41,6 +41,11 @@ ANY_MODEL = "any-model"
 TAG = "hone"
 RECIPE_LINES = re.compile(r"(?m)^(task|collect|model):")
 """What a recipe has at the beginning of lines and other YAML files of a project have not."""
+RUN_ENVIRONMENT = {
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),  # as the automation that ends dead runs expects it
+    "PREFECT_LOGGING_EXTRA_LOGGERS": LOGGING["PREFECT_LOGGING_EXTRA_LOGGERS"],
+}
+"""What runs of every pool have in their environment."""
 OURS = "Runs of hone"
 """Description of a work pool that hone has made."""
 COMMAND = "python -P -m flows.under_worker"
@@ -131,7 +136,7 @@ def apply(recipes: Sequence[Recipe], home: Home, *, pool: str = POOL) -> list[De
 
     with get_client(sync_client=True) as client:
         local = _ready_pool(client, pool)
-        variables: dict[str, Any] = {"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}}
+        variables: dict[str, Any] = {"env": RUN_ENVIRONMENT}
         if local:
             variables["working_dir"] = str(home.project)
         deployed = [_apply(client, wanted, pool) for wanted in wanted_of(recipes, variables)]

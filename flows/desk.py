@@ -43,6 +43,8 @@ HEARTBEAT_SECONDS = 30
 """Of every flow run: a run whose heartbeat stops is found out by an automation."""
 RESTART_S = (1.0, 5.0, 30.0)
 """Pauses before a part that died is started again; the last one from then on."""
+LOG_BYTES = 20_000_000
+"""A log larger than this is put aside when its part starts; one of before is kept."""
 LIVED_S = 120.0
 """A part that lived this long before it died is started again at once."""
 
@@ -216,7 +218,8 @@ class Desk:
         command = [
             "-m", "mlflow", "server", "--host", self.addresses.host, "--port", str(port), "--workers", "1",
             "--backend-store-uri", self.home.mlflow_uri, "--default-artifact-root", self.home.mlflow_artifacts,
-            "--no-serve-artifacts", *(["--app-name", "basic-auth"] if self.password else []),
+            "--no-serve-artifacts", "--uvicorn-opts", "--no-access-log",
+            *(["--app-name", "basic-auth"] if self.password else []),
         ]  # fmt: skip
         quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         asking = access.mlflow_environment(self.home, self.password)
@@ -308,7 +311,10 @@ class Desk:
         self._start(part)
 
     def _start(self, part: Part) -> None:
-        with self._log(part).open("ab") as output:
+        log_file = self._log(part)
+        if log_file.exists() and log_file.stat().st_size > LOG_BYTES:
+            log_file.replace(log_file.with_suffix(".log.1"))
+        with log_file.open("ab") as output:
             part.process = subprocess.Popen(
                 [sys.executable, "-P", *part.command],
                 stdin=subprocess.DEVNULL,

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 VERIFIER_STAGES = {"baseline", "evaluate"}
 """When one of these is computed, a new model will be verified; fitting baselines leaves a core for its imports."""
+ROOMS = ("flows", "tasks")
 PREFECT_SECONDS = 2.0
 """Least time between two updates of Prefect's progress artifact."""
 CHILD_STAGES = {"collect", "clean", "split", "tokenize", "plan", "train", "evaluate"}
@@ -41,6 +42,8 @@ class RunObserver(Observer):
     def __init__(self, home: Home, recipe: str, family: Family) -> None:
         self.run: Run | None = None
         self._unrecorded: list[Outcome] = []
+        for room in ROOMS:
+            logging.getLogger(room).setLevel(logging.INFO)  # what Prefect shows of them on a run's page
         self._home = home
         self._recipe = recipe
         self._family = family

@@ -89,6 +89,7 @@ def field(page: Page, *titles: str) -> Locator:
 def fill(page: Page, *titles: str, value: str) -> None:
     """Type into a field."""
     field(page, *titles).locator("fieldset").first.locator("input, textarea").first.fill(value)
+    page.wait_for_timeout(SETTLE_MS)
 
 
 def open_tab(page: Page, *titles: str, tab: str) -> None:
