@@ -221,8 +221,8 @@ def report(lines: list[dict[str, Any]]) -> str:
     starts = [line for name, line in by_case.items() if name.startswith("start")]
     parts = [
         "# The desk: how it starts, how its runs end",
-        f"`python -m benchmarks.desk WORK` on {os.cpu_count()} cores ({platform.machine()}); a tiny model, real Prefect "
-        "and MLflow servers on SQLite, a real worker, real signals. Seconds.",
+        f"`python -m benchmarks.desk WORK` on {os.cpu_count()} cores ({platform.machine()}); a tiny model, real "
+        "Prefect and MLflow servers on SQLite, a real worker, real signals. Seconds.",
         "## Starting and stopping",
         "| home | healthy after | all gone after Ctrl-C |\n| --- | ---: | ---: |\n"
         + "\n".join(f"| {s['home']} | {s['up_s']:.1f} | {s['down_s']:.1f} |" for s in starts),
