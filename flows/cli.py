@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     deploy = verbs.add_parser("deploy", parents=[common], help="put recipes with their schedules onto a Prefect server")
     deploy.add_argument("recipes", type=Path, metavar="RECIPE", nargs="*", help="default: all in deployments/")
     deploy.add_argument("--pool", metavar="NAME", default="hone", help="work pool; default: hone, made if need be")
+    deploy.add_argument("--write", type=Path, metavar="FILE", help="write a file for `prefect deploy` instead")
     deploy.set_defaults(verb=_deploy)
 
     _add_deciding(verbs, common)
@@ -182,7 +183,7 @@ def _up(options: argparse.Namespace) -> int:
 def _deploy(options: argparse.Namespace) -> int:
     from flows.deploy import deploy
 
-    return deploy(options.recipes, pool=options.pool, as_json=options.json)
+    return deploy(options.recipes, pool=options.pool, write=options.write, as_json=options.json)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -89,14 +89,27 @@ class Deployed:
     schedule: str | None
 
 
-def deploy(paths: Sequence[Path], *, pool: str, as_json: bool) -> int:
-    """Create or update the deployments of recipes, by default all in the project's `deployments/`."""
+def deploy(paths: Sequence[Path], *, pool: str, write: Path | None, as_json: bool) -> int:
+    """Create or update the deployments of recipes, by default all in the project's `deployments/`.
+
+    Args:
+        paths: The recipes.
+        pool: Name of the work pool.
+        write: Write a file for `prefect deploy` instead.
+        as_json: Print what was done as one JSON object.
+    """
     found = paths or find_recipes(Path.cwd())
     if not found:
         raise RecipeError(Problem("RECIPE", None, f"there is none in {Path.cwd() / 'deployments'}", "name a recipe"))
     recipes = [load_recipe(path) for path in found]
     home = Home.open(found[0])
     configure(home)
+    if write is not None:
+        from flows import prefect_file
+
+        prefect_file.write(recipes, write, pool=pool)
+        print(json.dumps({"written": str(write)}) if as_json else f"{write}: deployments of {len(recipes)} recipes")
+        return 0
     refuse_embedded()
     deployed = apply(recipes, home, pool=pool)
     if as_json:
