@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.engine import configure
+from tasks.desk_note import running_desk
 from tasks.home import Home
 from tasks.outbox import patiently, without_password
 from tasks.promotion_journal import Line, history
@@ -45,6 +46,7 @@ def status(*, as_json: bool) -> int:
     found = {
         "home": str(home.root),
         "mlflow": without_password(home.mlflow_uri),
+        "desk": _desk(home),
         "running": [_run(entry) for entry in live_runs(home)],
         "swept": [_run(entry) for entry in swept],
         "models": _models(home),
@@ -58,9 +60,23 @@ def status(*, as_json: bool) -> int:
 
 
 def _nothing_yet(root: Path, *, as_json: bool) -> int:
-    found: dict[str, Any] = {"home": str(root), "mlflow": None, "running": [], "swept": [], "models": [], "store": {}}
+    found: dict[str, Any] = {
+        "home": str(root),
+        "mlflow": None,
+        "desk": None,
+        "running": [],
+        "swept": [],
+        "models": [],
+        "store": {},
+    }
     print(json.dumps(found) if as_json else f"{root}: no home yet; hone run RECIPE makes one")
     return 0
+
+
+def _desk(home: Home) -> dict[str, str] | None:
+    """Where the desk is, when it is up."""
+    desk = running_desk(home.root)
+    return {"prefect": desk.prefect_api_url.removesuffix("/api"), "mlflow": desk.mlflow_url} if desk else None
 
 
 def _run(entry: Entry) -> dict[str, Any]:
@@ -127,6 +143,8 @@ def _print(found: dict[str, Any]) -> None:
     console = Console(highlight=False)
     say = console.print
     say(f"[bold]{escape(found['home'])}[/]  [dim]MLflow {escape(found['mlflow'])}[/]")
+    if found["desk"]:
+        say(f"  the desk is up: Prefect {found['desk']['prefect']}, MLflow {found['desk']['mlflow']}")
     for title, runs in (("running", found["running"]), ("closed now: its process had died", found["swept"])):
         for run in runs:
             say(f"  {title}: {run['recipe']}, since {run['started']}, process {run['pid']} [dim]({run['run_id']})[/]")

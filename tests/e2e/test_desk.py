@@ -68,6 +68,37 @@ def test_a_desk_runs_what_is_triggered_and_keeps_its_state_between_starts(projec
         up.stop(signal.SIGTERM)
 
 
+def test_who_serves_is_decided_from_prefect(project):
+    hone: Hone = project("decided")
+    strict = ["--set", "train.learning_rate=2e-3", "--set", "gate.thresholds=[{metric: accuracy, at_least: 1.01}]"]
+    with desk(hone) as up:
+        assert hone("run", "recipe.yaml").code == 0
+        assert hone("run", "recipe.yaml", *strict).result["gate"]["decision"] == "reject"
+
+        refused = up.wait(up.trigger("promote/any-model", model="decided", version="2", promoted_by="ada"))
+        assert refused.name == "Failed"
+        assert "version = '2': it failed the gate; to let it serve all the same" in refused.message
+        assert up.mlflow.get_model_version_by_alias("decided", "champion").version == "1"
+
+        forced = {"version": "2", "promoted_by": "ada", "reason": "for a day", "override": True}
+        up.wait(up.trigger("promote/any-model", model="decided", **forced), "Completed")
+        assert up.mlflow.get_model_version_by_alias("decided", "champion").version == "2"
+        up.wait(
+            up.trigger("rollback/any-model", model="decided", rolled_back_by="bob", reason="complaints"), "Completed"
+        )
+        up.wait(up.trigger("evaluate/any-model", model="decided"), "Completed")
+        with up.prefect() as client:
+            pages = {artifact.key: artifact for artifact in client.read_artifacts()}
+        assert "version 1 serves now; version 2 served before" in pages["champion-decided"].data
+        assert "decided version 1: promote" in pages["evaluation-decided"].data
+
+        (model,) = hone("status").result["models"]
+        assert [(move["to"], move["what"], move["by"], move["reason"]) for move in model["history"][1:]] == [
+            ("2", "promoted", "ada", "for a day (with --override)"),
+            ("1", "rolled back", "bob", "complaints"),
+        ]
+
+
 def test_parts_that_die_are_started_again(project):
     hone: Hone = project("mended")
     with desk(hone) as up:
