@@ -20,8 +20,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows import access, guard
+from flows import access
 from flows.engine import QUIET
+from flows.guard import start_guard
 from schemas.errors import EnvironmentMistake, Fault, Problem
 from tasks.desk_note import DeskNote
 from tasks.home import Home
@@ -177,9 +178,7 @@ class Desk:
         self.password = password
         self.parts: dict[str, Part] = {}
         home.logs.mkdir(parents=True, exist_ok=True)
-        self._guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", guard.__file__], stdin=subprocess.PIPE, start_new_session=True
-        )
+        self._guard = start_guard()
 
     def __enter__(self) -> Desk:
         return self

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 from flows.access import PASSWORD, client_environment
+from flows.guard import start_guard
 from tasks.desk_note import running_desk
 from tasks.home import Home
 
@@ -51,31 +51,17 @@ def has_server() -> bool:
     return bool(os.environ.get("PREFECT_API_URL")) or _profile_names_a_server()
 
 
-GUARD = """
-import os, signal, sys
-servers = [os.pidfd_open(int(pid)) for pid in sys.argv[1:]]
-sys.stdin.read()
-for server in servers:
-    try:
-        signal.pidfd_send_signal(server, signal.SIGTERM)
-    except ProcessLookupError:
-        pass
-"""
-"""Waits for its parent's end of a pipe to close, then ends the servers; a pidfd never means another process."""
-
-
 def guard_embedded_server() -> None:
     """See to it that Prefect's embedded server dies with this process, however that dies; Prefect alone does not."""
     import psutil
 
-    servers = [str(p.pid) for p in psutil.Process().children() if "uvicorn" in p.cmdline()]
-    if servers and sys.platform == "linux":
-        # Nobody waits for it, and nothing is written to it: it ends when the kernel closes the pipe.
-        _guards.append(
-            subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", GUARD, *servers], stdin=subprocess.PIPE, start_new_session=True
-            )
-        )
+    servers = [p.pid for p in psutil.Process().children() if "uvicorn" in p.cmdline()]
+    if servers and not _guards:
+        guard = start_guard()
+        assert guard.stdin is not None
+        guard.stdin.write("".join(f"0 {pid}\n" for pid in servers).encode())
+        guard.stdin.flush()
+        _guards.append(guard)  # nobody waits for it: it ends when the kernel closes its pipe
 
 
 _guards: list[subprocess.Popen[bytes]] = []

@@ -1,84 +1,113 @@
 """Ends what a process has started when that process does, however it dies. Run as a script of its own.
 
 It is told of each process by a line `<rank> <pid>` on standard input, and acts when that closes: the highest rank
-first, each rank together. A process gets SIGTERM; where it is gone already, what is left of its group does. Whoever is
-still there after its grace is killed with its group. SIGTERM to this process means: no more grace.
+first, each rank together. A process gets SIGTERM; one that leads a process group stands for the group, and where it is
+gone already, what is left of that gets it. Whoever is still there after its grace is killed. SIGTERM to this process
+means: no more grace.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 
 GRACE_S = {0: 8.0, 1: 25.0}
 """Rank → seconds between SIGTERM and SIGKILL. Servers have rank 0; a worker, whose runs save their state, 1."""
 TICK_S = 0.05
 
 
+def start_guard() -> subprocess.Popen[bytes]:
+    """A guard of this process: write lines to its standard input; it acts when that closes, whoever closes it."""
+    return subprocess.Popen([sys.executable, "-I", "-S", __file__], stdin=subprocess.PIPE, start_new_session=True)
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A process to end.
+
+    Attributes:
+        leads: It led a process group when it was told of.
+    """
+
+    rank: int
+    pid: int
+    leads: bool
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the process; to its group where it is gone, and where it is to be killed."""
+        with suppress(ProcessLookupError):
+            if self.leads and (number == signal.SIGKILL or not _runs(self.pid)):
+                os.killpg(self.pid, number)
+            else:
+                os.kill(self.pid, number)
+
+    @property
+    def lives(self) -> bool:
+        """Whether it, or anybody of its group, still runs."""
+        if not self.leads:
+            return _runs(self.pid)
+        return any(_runs(pid) for pid in _members(self.pid))
+
+
 def main() -> None:
     """Wait for the end of standard input, then end everything it told of."""
-    told: list[tuple[int, int]] = []
+    told: list[Guarded] = []
     for line in sys.stdin:
-        rank, pid = line.split()
-        told.append((int(rank), int(pid)))
+        rank, pid = map(int, line.split())
+        told.append(Guarded(rank, pid, leads=_leads(pid)))
     hurry: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: hurry.append(number))
-    for rank in sorted({rank for rank, _ in told}, reverse=True):
-        _end([pid for at, pid in told if at == rank], GRACE_S[rank], hurry)
+    for rank in sorted({guarded.rank for guarded in told}, reverse=True):
+        _end([guarded for guarded in told if guarded.rank == rank], GRACE_S[rank], hurry)
 
 
-def _end(leaders: list[int], grace_s: float, hurry: list[int]) -> None:
-    """End these process groups, named by the processes that lead them."""
-    for leader in leaders:
-        with suppress(ProcessLookupError):
-            (os.kill if _runs(leader) else os.killpg)(leader, signal.SIGTERM)
+def _end(guarded: list[Guarded], grace_s: float, hurry: list[int]) -> None:
+    for each in guarded:
+        each.send(signal.SIGTERM)
     deadline = time.monotonic() + grace_s
-    while any(map(_group_lives, leaders)):
+    while any(each.lives for each in guarded):
         if hurry or time.monotonic() > deadline:
-            for leader in leaders:
-                with suppress(ProcessLookupError):
-                    os.killpg(leader, signal.SIGKILL)
+            for each in guarded:
+                each.send(signal.SIGKILL)
             return
         time.sleep(TICK_S)
 
 
+def _leads(pid: int) -> bool:
+    """Whether a process leads a group; one that is gone already may have left one."""
+    try:
+        return os.getpgid(pid) == pid
+    except ProcessLookupError:
+        return True
+
+
 def _runs(pid: int) -> bool:
-    """Whether the process is there and leads its group, so that the number still means the one that was told."""
+    """Whether a process is there; a zombie that its parent has not heard of yet is not."""
     try:
-        return os.getpgid(pid) == pid and not _is_zombie(pid)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
+    with suppress(OSError), open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123  this script starts without pathlib
+        return stat.read().rpartition(")")[2].split()[0] != "Z"
+    return True
 
 
-def _group_lives(leader: int) -> bool:
-    """Whether any process of the group runs; a zombie that its parent has not heard of yet does not."""
-    try:
-        os.killpg(leader, 0)
-    except ProcessLookupError:
-        return False
-    return any(not _is_zombie(pid) for pid in _members(leader))
-
-
-def _members(leader: int) -> list[int]:
-    """Processes of a group; only the leader where the system has no /proc."""
-    if not os.path.isdir("/proc/self"):  # noqa: PTH112  this script starts in 20 ms without pathlib
-        return [leader]
+def _members(group: int) -> list[int]:
+    """Processes of a group; only its leader where the system has no /proc."""
+    if not os.path.isdir("/proc/self"):  # noqa: PTH112
+        return [group]
     members = []
     for name in os.listdir("/proc"):  # noqa: PTH208
         if name.isdigit():
             with suppress(ProcessLookupError, PermissionError):
-                if os.getpgid(int(name)) == leader:
+                if os.getpgid(int(name)) == group:
                     members.append(int(name))
     return members
-
-
-def _is_zombie(pid: int) -> bool:
-    with suppress(OSError), open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123
-        return stat.read().rpartition(")")[2].split()[0] == "Z"
-    return False
 
 
 if __name__ == "__main__":

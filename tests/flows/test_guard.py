@@ -92,3 +92,17 @@ def test_who_does_not_heed_is_killed_at_once_when_there_is_no_more_grace(tmp_pat
     guarding.wait(5)
     assert leader.wait(5) == -signal.SIGKILL
     assert psutil.wait_procs([member], timeout=5)[1] == []
+
+
+def test_a_process_that_leads_no_group_is_ended_alone() -> None:
+    guarding = start_guard()
+    asleep = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(60)"]
+    told, beside = subprocess.Popen(asleep), subprocess.Popen(asleep)
+    try:
+        tell(guarding, 0, told.pid)
+        guarding.communicate(timeout=10)
+        assert told.wait(5) == -signal.SIGTERM
+        assert beside.poll() is None
+    finally:
+        beside.kill()
+        beside.wait()
