@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flows.access import PASSWORD, client_environment
 from flows.guard import start_guard
-from tasks.desk_note import running_desk
+from tasks.desk_note import DeskNote, running_desk
 from tasks.home import Home
 
 QUIET = {
@@ -29,10 +29,15 @@ LOGGING = {
 }
 
 
-def configure(home: Home) -> None:
-    """Set what Prefect, MLflow and child processes read from the environment; whatever is set already stays."""
+def configure(home: Home, desk: DeskNote | None = None) -> None:
+    """Set what Prefect, MLflow and child processes read from the environment; whatever is set already stays.
+
+    Args:
+        home: The project's.
+        desk: Whose servers to use; default: the home's desk, when it is up.
+    """
     settings = QUIET | LOGGING | {"HONE_HOME": str(home.root)}
-    desk = running_desk(home.root)
+    desk = desk or running_desk(home.root)
     if desk is not None:
         settings |= {"PREFECT_API_URL": desk.prefect_api_url, "MLFLOW_TRACKING_URI": desk.mlflow_url}
         settings |= client_environment(os.environ.get(PASSWORD))

@@ -91,11 +91,11 @@ def _start(desk: Desk, home: Home, note: DeskNote) -> None:
 
     prepare(home)
     desk.start_mlflow(webhook_environment(home))
-    note.write(home.root)
-    configure(home)  # from here on this process uses them, too
+    configure(home, note)  # from here on this process uses them, too
     threading.Thread(target=_import_clients, daemon=True).start()
     desk.wait_healthy("prefect")
     desk.wait_healthy("mlflow")
+    note.write(home.root)  # and from here on every other
 
 
 def _import_clients() -> None:
