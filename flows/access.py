@@ -15,7 +15,7 @@ from schemas.base import LOOPBACK
 from schemas.errors import EnvironmentMistake, Problem
 from tasks.home import Home
 
-PASSWORD = "HONE_PASSWORD"  # noqa: S105  the name of a variable
+VARIABLE = "HONE_PASSWORD"
 USER = "hone"
 FEWEST = 12
 """Characters of a password; MLflow takes none with fewer."""
@@ -27,17 +27,17 @@ def password_for(host: str) -> str | None:
     Raises:
         EnvironmentMistake: The host can be reached from elsewhere and there is no password, or a short one.
     """
-    password = os.environ.get(PASSWORD)
+    password = os.environ.get(VARIABLE)
     if password is None and host in LOOPBACK:
         return None
     if password is None:
         rule = "can be reached from other machines, so that the servers must ask for a password"
-        raise EnvironmentMistake(Problem("--host", host, rule, f"set {PASSWORD}, or leave --host out"))
+        raise EnvironmentMistake(Problem("--host", host, rule, f"set {VARIABLE}, or leave --host out"))
     if len(password) < FEWEST:
-        raise EnvironmentMistake(Problem(PASSWORD, None, f"has fewer than {FEWEST} characters", "set a longer one"))
+        raise EnvironmentMistake(Problem(VARIABLE, None, f"has fewer than {FEWEST} characters", "set a longer one"))
     if find_spec("flask_wtf") is None:
         remedy = "pip install 'hone[auth]'"
-        raise EnvironmentMistake(Problem(PASSWORD, None, "MLflow needs Flask-WTF to ask for a password", remedy))
+        raise EnvironmentMistake(Problem(VARIABLE, None, "MLflow needs Flask-WTF to ask for a password", remedy))
     return password
 
 

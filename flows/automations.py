@@ -226,7 +226,8 @@ def _ours(client: SyncPrefectClient) -> list[Automation]:
 def _content(automation: AutomationCore) -> dict[str, Any]:
     """What of an automation is hone's: not the ids that the server gave it, nor whether somebody paused it."""
     wanted = automation.model_dump(mode="json", include={"name", "description", "trigger", "actions"})
-    return _sorted(wanted)  # type: ignore[no-any-return]
+    content: dict[str, Any] = _sorted(wanted)
+    return content
 
 
 def _sorted(value: Any) -> Any:

@@ -11,7 +11,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-from flows.access import PASSWORD, client_environment
+from flows.access import VARIABLE, client_environment
 from flows.guard import start_guard
 from tasks.desk_note import DeskNote, running_desk
 from tasks.home import Home
@@ -40,7 +40,7 @@ def configure(home: Home, desk: DeskNote | None = None) -> None:
     desk = desk or running_desk(home.root)
     if desk is not None:
         settings |= {"PREFECT_API_URL": desk.prefect_api_url, "MLFLOW_TRACKING_URI": desk.mlflow_url}
-        settings |= client_environment(os.environ.get(PASSWORD))
+        settings |= client_environment(os.environ.get(VARIABLE))
     elif not has_server():
         settings |= {
             "PREFECT_HOME": str(home.prefect),

@@ -15,10 +15,12 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 GRACE_S = {0: 8.0, 1: 25.0}
 """Rank → seconds between SIGTERM and SIGKILL. Servers have rank 0; a worker, whose runs save their state, 1."""
 TICK_S = 0.05
+PROCESSES = Path("/proc")
 
 
 def start_guard() -> subprocess.Popen[bytes]:
@@ -92,21 +94,20 @@ def _runs(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    with suppress(OSError), open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123  this script starts without pathlib
-        return stat.read().rpartition(")")[2].split()[0] != "Z"
+    with suppress(OSError):
+        return (PROCESSES / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
 
 
 def _members(group: int) -> list[int]:
     """Processes of a group; only its leader where the system has no /proc."""
-    if not os.path.isdir("/proc/self"):  # noqa: PTH112
+    if not PROCESSES.exists():
         return [group]
     members = []
-    for name in os.listdir("/proc"):  # noqa: PTH208
-        if name.isdigit():
-            with suppress(ProcessLookupError, PermissionError):
-                if os.getpgid(int(name)) == group:
-                    members.append(int(name))
+    for process in PROCESSES.glob("[0-9]*"):
+        with suppress(ProcessLookupError, PermissionError):
+            if os.getpgid(int(process.name)) == group:
+                members.append(int(process.name))
     return members
 
 

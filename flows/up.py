@@ -5,6 +5,7 @@ Starts what is missing, deploys the recipes, says where everything is, and looks
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -99,8 +100,8 @@ def _start(desk: Desk, home: Home, note: DeskNote) -> None:
 
 
 def _import_clients() -> None:
-    import mlflow  # noqa: F401
-    import prefect  # noqa: F401
+    for client in ("prefect", "mlflow"):
+        importlib.import_module(client)
 
 
 def _stop(desk: Desk) -> None:

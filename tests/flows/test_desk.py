@@ -49,7 +49,7 @@ def note(**changed: object) -> DeskNote:
         "mlflow_port": 5001,
         "mlflow_store": "sqlite:////somewhere/mlflow.db",
     }
-    return DeskNote(**{**values, **changed})  # type: ignore[arg-type]
+    return DeskNote(**{**values, **changed})
 
 
 def test_a_port_that_was_asked_for_and_is_taken_is_named_with_its_holder(home: Home, taken: int) -> None:

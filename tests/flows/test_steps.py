@@ -122,7 +122,7 @@ def test_a_run_tells_of_what_happened_before_it_and_links_what_a_run_made(
     watching.computing("collect")
     watching.finished(artifact("collect", key="rows"))
     assert warmed == []
-    watching.record_in(run)  # type: ignore[arg-type]
+    watching.record_in(run)
     watching.computing("clean")
     watching.finished(artifact("clean", cached=True))
     watching.finished(artifact("split", cached=True, run_id="earlier"))
