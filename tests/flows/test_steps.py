@@ -114,21 +114,28 @@ class Recorded:
 
 
 def test_a_run_tells_of_what_happened_before_it_and_links_what_a_run_made(
-    home: Home, monkeypatch: pytest.MonkeyPatch
+    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     warmed: list[Path] = []
     monkeypatch.setattr(observer.children, "warm", warmed.append)
     watching, run = RunObserver(home, "tiny", TextClassification()), Recorded()
     watching.computing("collect")
-    watching.finished(artifact("collect", key="rows"))
+    watching.finished(artifact("collect", key="rows", summary={"rows": 10}))
     assert warmed == []
     watching.record_in(run)
     watching.computing("clean")
-    watching.finished(artifact("clean", cached=True))
-    watching.finished(artifact("split", cached=True, run_id="earlier"))
+    cleaned = {"rows": 9, "quarantined": {"duplicate": 1}, "repaired": 0}
+    watching.finished(artifact("clean", cached=True, summary=cleaned))
+    dealt = {"train": 7, "validation": 1, "test": 1}
+    watching.finished(artifact("split", cached=True, run_id="earlier", summary=dealt))
     assert warmed == [home.logs]
     assert run.tags["hone.stage.collect.key"] == "rows"
     assert run.linked == [("split", "earlier")]
+    assert [line.message for line in caplog.records if line.name == "flows.observer"] == [
+        "collect done: 10 rows",
+        "clean is in the store: 9 kept, 1 quarantined, 0 repaired",
+        "split is in the store: train 7, validation 1, test 1",
+    ]
 
 
 def test_every_stage_is_a_flow_that_a_deployment_can_name() -> None:
