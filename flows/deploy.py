@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -20,7 +19,7 @@ from flows.desk import HEARTBEAT_SECONDS, POOL
 from flows.engine import LOGGING, configure
 from flows.limits import GPU_LIMIT
 from schemas.errors import EnvironmentMistake, Problem, RecipeError
-from schemas.loading import load_recipe
+from schemas.loading import find_recipes, load_recipe
 from schemas.recipe import Recipe
 from schemas.schedule import Schedule
 from schemas.stages import STAGES
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 ANY_MODEL = "any-model"
 """Name of the deployments that are not of one recipe."""
 TAG = "hone"
-RECIPE_LINES = re.compile(r"(?m)^(task|collect|model):")
-"""What a recipe has at the beginning of lines and other YAML files of a project have not."""
 RUN_ENVIRONMENT = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),  # as the automation that ends dead runs expects it
     "PREFECT_LOGGING_EXTRA_LOGGERS": LOGGING["PREFECT_LOGGING_EXTRA_LOGGERS"],
@@ -127,12 +124,6 @@ def refuse_embedded() -> None:
     if get_current_settings().api.url is None:
         remedy = "start `hone up`, or set PREFECT_API_URL"
         raise EnvironmentMistake(Problem("PREFECT_API_URL", None, "no Prefect server is configured", remedy))
-
-
-def find_recipes(project: Path) -> list[Path]:
-    """The recipes in a project's `deployments/`, told from other YAML files by their sections."""
-    files = sorted(p for p in (project / "deployments").glob("*") if p.suffix in {".yaml", ".yml"})
-    return [file for file in files if len(set(RECIPE_LINES.findall(file.read_text(errors="replace")))) == 3]
 
 
 def apply(recipes: Sequence[Recipe], home: Home, *, pool: str = POOL) -> list[Deployed]:

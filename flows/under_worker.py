@@ -16,6 +16,8 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
+from typing import Any, TextIO
 
 ENGINE = "engine"
 END_S = 60.0
@@ -27,6 +29,7 @@ STDIN, STDOUT, STDERR = 0, 1, 2
 def main() -> int:
     """Run the engine below this process, or be it."""
     if sys.argv[1:] == [ENGINE]:
+        sys.stdout, sys.stderr = _Output(sys.stdout), _Output(sys.stderr)
         threading.Thread(target=_watch_above, daemon=True).start()
         sys.argv = sys.argv[:1]  # the engine takes an argument for a flow run
         runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
@@ -43,9 +46,38 @@ def main() -> int:
     return code
 
 
+class _Output:
+    """A stream that goes nowhere once nobody reads it, instead of failing whoever writes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, or drop."""
+        with suppress(BrokenPipeError):
+            return self._stream.write(text)
+        _drop(self._stream.fileno())
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or drop."""
+        with suppress(BrokenPipeError):
+            return self._stream.flush()
+        return _drop(self._stream.fileno())
+
+
+def _drop(descriptor: int) -> None:
+    """Let what is written there go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
 def _watch_above() -> None:
     """End this process politely when the one above is gone; drop output that nobody reads."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
     watched = select.poll()
     watched.register(STDIN, select.POLLIN)
     for output in (STDOUT, STDERR):
@@ -54,7 +86,7 @@ def _watch_above() -> None:
         for descriptor, _ in watched.poll():
             if descriptor == STDIN:
                 _end()
-            os.dup2(nowhere, descriptor)
+            _drop(descriptor)
 
 
 def _end() -> None:

@@ -19,7 +19,7 @@ from flows.desk import Desk, choose_addresses
 from flows.engine import configure
 from flows.run import heed_signals
 from schemas.errors import EnvironmentMistake, Mistake, Problem
-from schemas.loading import load_recipe
+from schemas.loading import find_recipes, load_recipe
 from schemas.recipe import Recipe
 from tasks.desk_note import DeskNote, running_desk
 from tasks.home import Home
@@ -128,8 +128,6 @@ class _Recipes:
 
     def load(self) -> list[Recipe]:
         """All that can be read; what is wrong with the others goes to standard error."""
-        from flows.deploy import find_recipes
-
         files = self._paths or tuple(find_recipes(Path.cwd()))
         self._seen = {file: _changed_at(file) for file in files}
         recipes: dict[str, Recipe] = {}
@@ -148,8 +146,6 @@ class _Recipes:
 
     def changed(self) -> bool:
         """Whether files have come, gone or changed since they were read."""
-        from flows.deploy import find_recipes
-
         return {file: _changed_at(file) for file in self._paths or find_recipes(Path.cwd())} != self._seen
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from schemas.recipe import Recipe
 
 Key = tuple[str | int, ...]
 
+SECTIONS = re.compile(r"(?m)^(task|collect|model):")
+"""What a recipe has at the beginning of lines, and other YAML files of a project have not."""
 REMEDIES = {
     "missing": "add it",
     "string_pattern_mismatch": "change it to fit",
@@ -37,6 +40,12 @@ REMEDIES = {
     "model_attributes_type": "write a section with named fields",
 }
 """What to do about each kind of error; the rule itself is pydantic's message."""
+
+
+def find_recipes(project: Path) -> list[Path]:
+    """The recipes in a project's `deployments/`, told from other YAML files by their sections."""
+    files = sorted(p for p in (project / "deployments").glob("*") if p.suffix in {".yaml", ".yml"})
+    return [file for file in files if len(set(SECTIONS.findall(file.read_text(errors="replace")))) == 3]
 
 
 def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:

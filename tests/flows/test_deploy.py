@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from flows import prefect_file
-from flows.deploy import _schedule, deploy, find_recipes, models_of, wanted_of
+from flows.deploy import _schedule, deploy, models_of, wanted_of
 from schemas.errors import EnvironmentMistake, RecipeError
-from schemas.loading import load_recipe
+from schemas.loading import find_recipes, load_recipe
 from schemas.recipe import Recipe
 from schemas.schedule import Schedule
 

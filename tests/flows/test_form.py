@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 from flows.finetune import finetune
 from flows.form import form_of, recipe_form
-from schemas.loading import load_recipe, validate_recipe
+from schemas.loading import find_recipes, load_recipe, validate_recipe
 from schemas.recipe import Recipe
 from schemas.stages import STAGES, Stage
 
-SHIPPED = sorted((Path(__file__).parents[2] / "deployments").glob("*.yaml"))
+SHIPPED = find_recipes(Path(__file__).parents[2])
 RICH: dict[str, Any] = {
     "name": "tickets",
     "task": {"family": "text-classification"},

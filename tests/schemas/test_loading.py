@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import RecipeError
-from schemas.loading import load_recipe
+from schemas.loading import find_recipes, load_recipe
 
-SHIPPED = sorted(Path("deployments").glob("*.yaml"))
+SHIPPED = find_recipes(Path())
 VALID = """\
 name: demo
 task:
