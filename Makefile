@@ -37,7 +37,7 @@ demo: $(INSTALLED)
 	@$(BIN)/hone run deployments/sentiment.yaml
 
 test: $(DEVELOPED)
-	@$(BIN)/python -m pytest -m "not slow and not gpu"
+	@$(BIN)/python -m pytest -m "not slow and not gpu" --durations=25
 
 check: $(DEVELOPED)
 	@$(BIN)/ruff check .

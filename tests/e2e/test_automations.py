@@ -145,6 +145,7 @@ def test_a_changed_automation_is_updated_and_one_that_was_paused_stays_paused(
     assert (now.id, now.enabled, now.trigger.within) == (made.id, False, timedelta(seconds=77))
 
 
+@pytest.mark.slow
 def test_a_run_of_hone_whose_heartbeat_stops_is_ended_and_no_other(
     prefect: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import httpx
 import pytest
 
 from tests.e2e.browser import chromium, field, fill, open_form, open_page, screenshot
@@ -121,6 +122,7 @@ def test_from_a_form_to_a_champion_by_hand(
         page.get_by_text("hone.promoted").first.wait_for()
         keep(page, "mlflow-model")
 
+        until(lambda: events(up, "hone.model.moved_by_hand"), 15, "the event")
         page = open_page(browser, f"{up.said['prefect_ui_url']}/events", width=1300, height=900)
         page.get_by_text("hone.model.moved_by_hand").first.wait_for()
         keep(page, "events")
@@ -136,6 +138,12 @@ def progress(up: Up, name: str) -> float | None:
     with up.prefect() as client:
         shown: list[Any] = [a for a in client.read_artifacts() if a.key == f"training-{name}"]
     return float(shown[-1].data) if shown and float(shown[-1].data) > 0 else None
+
+
+def events(up: Up, name: str) -> int:
+    """How many events of that name Prefect has."""
+    asked = {"filter": {"event": {"name": [name]}}, "limit": 10}
+    return int(httpx.post(f"{up.said['prefect_api_url']}/events/filter", json=asked).raise_for_status().json()["total"])
 
 
 def pictures_shown(page: Page) -> int:

@@ -165,6 +165,7 @@ def test_a_run_whose_worker_is_stopped_goes_on_under_the_next_one(worked: Worked
     assert step in range(min(steps), max(steps))
 
 
+@pytest.mark.slow
 def test_a_run_whose_worker_is_killed_finishes_and_one_that_is_ended_by_hand_is_told(worked: Worked) -> None:
     ended = worked.trigger(3)
     processes = worked.training(ended)
