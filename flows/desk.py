@@ -130,6 +130,8 @@ def choose_addresses(
 
 def _port(option: str, asked: int | None, last: int | None, usual: int, *, taken: int | None = None) -> int:
     if asked is not None:
+        if not 0 < asked < 65_536:
+            raise EnvironmentMistake(Problem(option, asked, "is not a port", "name one from 1 to 65535, or none"))
         if asked == taken or not _is_free(asked):
             rule = f"the port is taken{_by_whom(asked)}"
             raise EnvironmentMistake(Problem(option, asked, rule, "name another one, or none to have one chosen"))
@@ -147,7 +149,7 @@ def _is_free(port: int) -> bool:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
-        except (OSError, OverflowError):
+        except OSError:
             return False
     return True
 

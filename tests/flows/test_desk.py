@@ -60,6 +60,12 @@ def test_a_port_that_was_asked_for_and_is_taken_is_named_with_its_holder(home: H
     assert f"taken by process {os.getpid()}" in problem.rule
 
 
+@pytest.mark.parametrize("number", [-1, 0, 65_536])
+def test_what_is_no_port_is_said_so(home: Home, number: int) -> None:
+    with pytest.raises(EnvironmentMistake, match="is not a port"):
+        choose_addresses(home, prefect_port=number, mlflow_port=None)
+
+
 def test_both_servers_cannot_have_one_port(home: Home) -> None:
     port = free()
     with pytest.raises(EnvironmentMistake, match="--mlflow-port"):
