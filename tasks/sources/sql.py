@@ -166,12 +166,9 @@ def _statement(source: SqlSource, query: str, field: str, values: Mapping[str, A
 
 
 def _engine(source: SqlSource) -> Engine:
-    try:
-        import sqlalchemy
-        from sqlalchemy.exc import ArgumentError, NoSuchModuleError
-    except ModuleNotFoundError as error:
-        problem = Problem("collect.source.kind", "sql", "takes SQLAlchemy", "pip install 'hone[sql]'")
-        raise EnvironmentMistake(problem) from error
+    import sqlalchemy
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
     try:
         url = _with_password(source, sqlalchemy.make_url(source.url))
         dialect = url.get_backend_name()
