@@ -157,9 +157,6 @@ def test_places_that_cannot_be_opened_are_mistakes(database, tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(EnvironmentMistake, match=r"hone\[postgres\]"):
         database.pieces(url="postgresql://host/db")
-    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
-    with pytest.raises(EnvironmentMistake, match=r"hone\[sql\]"):
-        database.pieces()
 
 
 def test_a_password_that_is_not_set_is_a_mistake(database, monkeypatch):
