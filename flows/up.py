@@ -73,6 +73,8 @@ def _serve(desk: Desk, home: Home, recipes: _Recipes, *, as_json: bool) -> int:
 
         apply(recipes.load(), home)
         desk.start_worker()
+        desk.wait_healthy("mlflow")
+        note.write(home.root)  # from here on every command uses the desk
         with Caretaker(home, desk, recipes, say=_say) as caretaker:
             caretaker.begin()
             _announce(note, home, recipes, as_json=as_json)
@@ -85,7 +87,7 @@ def _serve(desk: Desk, home: Home, recipes: _Recipes, *, as_json: bool) -> int:
 
 
 def _start(desk: Desk, home: Home, note: DeskNote) -> None:
-    """Both servers at once; what takes long to import is imported meanwhile."""
+    """Both servers at once, up to where Prefect answers; what takes long to import is imported meanwhile."""
     desk.start_prefect()
     from flows.webhook import webhook_environment
     from tasks.tracking import prepare
@@ -95,8 +97,6 @@ def _start(desk: Desk, home: Home, note: DeskNote) -> None:
     configure(home, note)  # from here on this process uses them, too
     threading.Thread(target=_import_clients, daemon=True).start()
     desk.wait_healthy("prefect")
-    desk.wait_healthy("mlflow")
-    note.write(home.root)  # and from here on every other
 
 
 def _import_clients() -> None:
