@@ -15,11 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from tasks.families import IGNORED
+
 BUCKET_STEPS = 50
 """Steps whose rows are drawn together and sorted by length: enough for little padding, few enough to stay random."""
 
 EQUAL_PIECES = 4
 """Micro-batches up to which the rows of a step are shared out equally."""
+
+FILLING = {"token_type_ids": 0}
+"""Column → what pads it, where that is not `IGNORED`."""
+ALL = slice(None)
 
 Ints = np.ndarray[Any, np.dtype[np.integer[Any]]]
 
@@ -30,7 +36,8 @@ class TokenTable:
     Rows of one id, one after the other, are the windows of one text.
 
     Args:
-        path: Arrow stream file with columns `id`, `input_ids`, `length`, `labels`.
+        path: Arrow stream file with columns `id`, `input_ids`, `length`, `labels`, and what else the family encodes;
+            see `tasks.families.Encoded`.
         pad_token_id: Fills `input_ids` behind the end of a row.
     """
 
@@ -38,14 +45,16 @@ class TokenTable:
         from datasets import Dataset
 
         table = Dataset.from_file(str(path)).data.table
-        chunks = table.column("input_ids").chunks
-        self._chunk_starts = np.cumsum([0, *(len(chunk) for chunk in chunks)])
-        self._chunks = [(chunk.offsets.to_numpy(), chunk.values.to_numpy()) for chunk in chunks]
         self.ids = table.column("id")
         self.lengths: Ints = table.column("length").to_numpy()
-        self.labels = table.column("labels").to_numpy()
         self.longest = int(self.lengths.max()) if len(self.lengths) else 0
         self.pad_token_id = pad_token_id
+        self._input_ids = _Lists(table.column("input_ids"))
+        self._others = {
+            name: _column(table.column(name))
+            for name in table.column_names
+            if name not in {"id", "input_ids", "length"}
+        }
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -62,25 +71,104 @@ class TokenTable:
 
     def row(self, index: int) -> Ints:
         """Token ids of one row, without a copy."""
-        chunk = int(np.searchsorted(self._chunk_starts, index, side="right")) - 1
-        offsets, values = self._chunks[chunk]
-        within = index - self._chunk_starts[chunk]
-        tokens: Ints = values[offsets[within] : offsets[within + 1]]
+        tokens: Ints = self._input_ids[index]
         return tokens
 
-    def batch(self, rows: Sequence[int] | Ints) -> dict[str, torch.Tensor]:
-        """`input_ids` and `attention_mask` `[batch, padded_width of these rows]`, `labels` `[batch]`."""
-        width = min(padded_width(int(self.lengths[rows].max())), self.longest)
-        input_ids = np.full((len(rows), width), self.pad_token_id, dtype=np.int64)
-        for i, row in enumerate(rows):
-            tokens = self.row(int(row))
-            input_ids[i, : len(tokens)] = tokens
-        mask = np.arange(width) < self.lengths[rows][:, None]
+    def labels_of(self, rows: Ints | slice = ALL) -> np.ndarray[Any, Any]:
+        """The labels of some rows: `[rows]`, `[rows, labels]`, or those of all tokens, one row after the other."""
+        labels = self._others["labels"]
+        if isinstance(labels, np.ndarray):
+            return labels[rows]
+        assert isinstance(labels, _Lists), "labels are numbers"
+        places = np.arange(len(self))[rows]
+        return labels.stacked(places) if labels.width else np.concatenate([labels[int(place)] for place in places])
+
+    def columns_of(self, rows: slice) -> dict[str, Sequence[Any]]:
+        """What the family encoded besides token ids, of rows that follow each other: column → a value for each row."""
+        places = range(*rows.indices(len(self)))
         return {
-            "input_ids": torch.from_numpy(input_ids),
-            "attention_mask": torch.from_numpy(mask.astype(np.int64)),
-            "labels": torch.from_numpy(np.asarray(self.labels[rows])),
+            name: column[rows].tolist() if isinstance(column, np.ndarray) else [column[place] for place in places]
+            for name, column in self._others.items()
         }
+
+    def batch(self, rows: Sequence[int] | Ints) -> dict[str, torch.Tensor]:
+        """`input_ids` and `attention_mask` `[batch, padded_width of these rows]`, `labels` and what else is encoded.
+
+        Numbers become `[batch]`, lists of fixed length `[batch, length]`, and lists of one number for each token are
+        padded like these: with `IGNORED`, or with 0 where it is a `token_type_ids`.
+        """
+        rows = np.asarray(rows)
+        width = min(padded_width(int(self.lengths[rows].max())), self.longest)
+        mask = np.arange(width) < self.lengths[rows][:, None]
+        batch = {
+            "input_ids": self._input_ids.padded(rows, width, self.pad_token_id),
+            "attention_mask": mask.astype(np.int64),
+        }
+        for name, column in self._others.items():
+            if isinstance(column, np.ndarray):
+                batch[name] = np.asarray(column[rows])
+            elif isinstance(column, _Lists):
+                filling = FILLING.get(name, IGNORED)
+                batch[name] = column.stacked(rows) if column.width else column.padded(rows, width, filling)
+        return {name: torch.from_numpy(values) for name, values in batch.items()}
+
+
+class _Lists:
+    """A column of lists of numbers, mapped from disk.
+
+    Attributes:
+        width: Numbers of each list, where all have the same by their type.
+    """
+
+    def __init__(self, column: Any) -> None:
+        chunks = [chunk for chunk in column.chunks if len(chunk)]
+        self.width: int | None = getattr(column.type, "list_size", None)
+        self._starts = np.cumsum([0, *(len(chunk) for chunk in chunks)])
+        self._chunks = [(self._offsets(chunk), chunk.flatten().to_numpy()) for chunk in chunks]
+
+    def _offsets(self, chunk: Any) -> Ints:
+        offsets = np.arange(len(chunk) + 1) * self.width if self.width else chunk.offsets.to_numpy()
+        from_zero: Ints = offsets - offsets[0]
+        return from_zero
+
+    def __getitem__(self, index: int) -> np.ndarray[Any, Any]:
+        chunk = int(np.searchsorted(self._starts, index, side="right")) - 1
+        offsets, values = self._chunks[chunk]
+        within = index - self._starts[chunk]
+        found: np.ndarray[Any, Any] = values[offsets[within] : offsets[within + 1]]
+        return found
+
+    def stacked(self, rows: Ints) -> np.ndarray[Any, Any]:
+        """`[rows, width]`."""
+        return np.stack([self[int(row)] for row in rows])
+
+    def padded(self, rows: Ints, width: int, filling: int) -> np.ndarray[Any, Any]:
+        """`[rows, width]` int64."""
+        found = np.full((len(rows), width), filling, dtype=np.int64)
+        for i, row in enumerate(rows):
+            values = self[int(row)]
+            found[i, : len(values)] = values
+        return found
+
+
+class _Texts:
+    """A column of texts, mapped from disk."""
+
+    def __init__(self, column: Any) -> None:
+        self._column = column
+
+    def __getitem__(self, index: int) -> str | None:
+        text: str | None = self._column[index].as_py()
+        return text
+
+
+def _column(column: Any) -> np.ndarray[Any, Any] | _Lists | _Texts:
+    from pyarrow import types
+
+    if types.is_string(column.type):
+        return _Texts(column)
+    nested = types.is_list(column.type) or types.is_fixed_size_list(column.type)
+    return _Lists(column) if nested else column.to_numpy()
 
 
 def padded_width(longest: int) -> int:

@@ -77,7 +77,7 @@ def write_report(
     """
     import numpy as np
 
-    with_labels = "labels" in json.loads((split / "meta.json").read_text())
+    with_labels = "label" in json.loads((split / "meta.json").read_text())["target_columns"]
     measured = measure(split, text_column, with_labels=with_labels)
     quarantined = read_fallen(clean / "quarantine.parquet", text_column, examples)
     leaked = read_fallen(split / "leaked.parquet", text_column, examples)

@@ -10,7 +10,7 @@ import ast
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import version
@@ -130,10 +130,10 @@ def _strip_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.Asy
 
 
 def _imports(tree: ast.Module, module: str) -> set[str]:
-    """Modules of ours, or of the module's own package, imported anywhere in the tree, functions included."""
+    """Modules of ours, or of the module's own package, that it imports when it runs, in functions included."""
     own = module.split(".", 1)[0]
     found: set[str] = set()
-    for node in ast.walk(tree):
+    for node in _running(tree):
         if isinstance(node, ast.Import):
             candidates = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -147,6 +147,15 @@ def _imports(tree: ast.Module, module: str) -> set[str]:
             if name.split(".", 1)[0] in {*ROOMS, own} and _is_module(name):
                 found.add(name)
     return found
+
+
+def _running(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes below `node`, without what is for type checkers alone."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
+            continue
+        yield child
+        yield from _running(child)
 
 
 def _is_module(name: str) -> bool:

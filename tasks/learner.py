@@ -35,7 +35,7 @@ from tasks.digests import file_sha256, write_atomically
 from tasks.families import Family, Meta
 from tasks.machine import release_free_memory
 from tasks.plan import make_plan
-from tasks.predict import predictions_of
+from tasks.predict import loss_of, predictions_of
 
 Emit = Callable[..., None]
 
@@ -108,7 +108,7 @@ def plan_training(*, emit: Emit, limit: int | None = None, **spec: Any) -> dict[
     """
     del emit
     job = Job(**spec)
-    weights, reason = job.family.loss_weights(job.training_rows.labels, job.meta, job.train.class_weights)
+    weights, reason = job.family.loss_weights(job.training_rows.labels_of(), job.meta, job.train.class_weights)
     plan = make_plan(
         job.train,
         dropout=job.model.dropout,
@@ -170,15 +170,14 @@ def fused_attention(model: PreTrainedModel, plan: Plan) -> Iterator[None]:
 
 def step_loss(model: torch.nn.Module, job: Job, plan: Plan, rows: np.ndarray[Any, Any]) -> torch.Tensor:
     """Loss of one optimiser step, its gradients added to the model's: the sum over micro-batches by their count."""
-    weights = None if plan.class_weights is None else torch.tensor(plan.class_weights, device=plan.device)
-    table = job.training_rows
+    how, table = loss_of(plan, plan.device), job.training_rows
     cuts = micro_batches(rows, table.lengths, plan.micro_batch_tokens)
-    count = job.family.loss_count(torch.from_numpy(np.asarray(table.labels[rows])).to(plan.device), weights)
+    count = job.family.loss_count(torch.from_numpy(np.array(table.labels_of(rows))).to(plan.device), how)
     total = torch.zeros((), device=plan.device)
     with autocast(plan):  # one context per step: each weight is cast once, whatever the number of micro-batches
         for cut in cuts:
             batch = {name: tensor.to(plan.device, non_blocking=True) for name, tensor in table.batch(cut).items()}
-            loss = job.family.loss_sum(model, batch, weights) / count
+            loss = job.family.loss_sum(model, batch, how) / count
             torch.autograd.backward(loss)
             total += loss.detach()
     return total

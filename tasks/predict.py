@@ -1,7 +1,7 @@
 """Predictions, in the child process: batches of like length under a token budget, kept as numbers, written in parts.
 
-A text that was cut into windows has one prediction: the mean of its windows' outputs. Of every row only its outputs
-stay, as float32, in a temporary file where they are many. Does not cover outputs whose shape differs among rows.
+A text that was cut into windows has one prediction, which the family makes of its windows. Of every window only its
+outputs stay, as float32, in a temporary file where they are many.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import torch
 from schemas.base import load_family
 from schemas.records import Plan
 from tasks.batches import Ints, TokenTable, micro_batches
-from tasks.families import Family, Meta
+from tasks.families import Family, Loss, Meta
 from tasks.machine import cores
 from tasks.rows import Writer
 
@@ -33,6 +34,70 @@ TEXTS_AT_ONCE = 20_000
 """Texts whose columns are made, and written, together."""
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What is known of some texts once their windows are predicted.
+
+    Attributes:
+        outputs: Of each window, as `Family.outputs` gives them: `[windows, …]`, or one array `[tokens, …]` for each.
+        starts: First window of each text, ascending from 0.
+        columns: What the family encoded, one value for each window.
+    """
+
+    outputs: Floats | Sequence[Floats]
+    starts: Ints
+    columns: Mapping[str, Sequence[Any]]
+
+    def means(self) -> Floats:
+        """One output for each text, `[texts, …]`: the mean over its windows."""
+        outputs = np.asarray(self.outputs, np.float32)
+        if len(self.starts) == len(outputs):
+            return outputs
+        windows = np.diff(self.starts, append=len(outputs)).reshape(-1, *[1] * (outputs.ndim - 1))
+        means: Floats = np.divide(np.add.reduceat(outputs, self.starts, axis=0), windows, dtype=np.float32)
+        return means
+
+    def of_texts(self, column: str) -> list[Any]:
+        """The value that the first window of each text has."""
+        values = self.columns[column]
+        return [values[start] for start in self.starts.tolist()]
+
+
+class Outputs:
+    """The outputs of all windows of a table, filled batch by batch; those that are large lie in a file.
+
+    Args:
+        lengths: Tokens of each window.
+        folder: Where the file is; default: the system's folder for temporary files.
+    """
+
+    def __init__(self, lengths: Ints, folder: Path | None = None) -> None:
+        self._lengths = lengths
+        self._folder = folder
+        self._starts: Ints | None = None
+        self._room: Floats = np.empty(0, np.float32)
+
+    def put(self, rows: Ints, found: Floats | Sequence[Floats]) -> None:
+        """Keep what was found for these windows."""
+        if isinstance(found, np.ndarray):
+            if not len(self._room):
+                self._room = _room((len(self._lengths), *found.shape[1:]), self._folder)
+            self._room[rows] = found
+            return
+        if self._starts is None:
+            self._starts = np.cumsum([0, *self._lengths.tolist()])
+            self._room = _room((int(self._starts[-1]), *found[0].shape[1:]), self._folder)
+        for row, of_tokens in zip(rows.tolist(), found, strict=True):
+            self._room[self._starts[row] : self._starts[row + 1]] = of_tokens
+
+    def part(self, windows: slice) -> Floats | list[Floats]:
+        """The outputs of windows that follow each other."""
+        if self._starts is None:
+            return self._room[windows]
+        places = range(*windows.indices(len(self._lengths)))
+        return [self._room[self._starts[place] : self._starts[place + 1]] for place in places]
 
 
 def predict(*, emit: Callable[..., None], family: str, model: str, tokens: Mapping[str, str]) -> dict[str, Any]:
@@ -84,8 +149,8 @@ def predictions_of(
 
 def outputs_of(
     model: torch.nn.Module, family: Family, table: TokenTable, plan: Plan | None, folder: Path | None = None
-) -> tuple[Floats, float]:
-    """The family's outputs for every row of a table, `[rows, …]`, and the mean loss; see `predictions_of`.
+) -> tuple[Outputs, float]:
+    """The family's outputs for every window of a table, and the mean loss; see `predictions_of`.
 
     Longest rows first, so that running out of memory shows at once; logits never pile up.
 
@@ -97,46 +162,36 @@ def outputs_of(
         folder: Where many outputs are kept meanwhile; default: the system's folder for temporary files.
     """
     device = next(model.parameters()).device
-    weights = None if plan is None or plan.class_weights is None else torch.tensor(plan.class_weights, device=device)
-    outputs = np.empty(0, np.float32)
+    how = loss_of(plan, device)
+    outputs = Outputs(table.lengths, folder)
     loss = torch.zeros((), device=device)
     count = torch.zeros((), device=device)
     with torch.inference_mode():
         for rows in micro_batches(np.arange(len(table)), table.lengths, PREDICT_TOKENS):
             batch = {name: tensor.to(device) for name, tensor in table.batch(rows).items()}
-            found, batch_loss = family.outputs(model, batch, weights)
+            found, batch_loss = family.outputs(model, batch, how)
             loss += batch_loss
-            count += family.loss_count(batch["labels"], weights)
-            if not len(outputs):
-                outputs = _room((len(table), *found.shape[1:]), folder)
-            outputs[rows] = found
+            count += family.loss_count(torch.from_numpy(np.array(table.labels_of(rows))).to(device), how)
+            outputs.put(rows, found)
     return outputs, float(loss / count)
 
 
-def frames_of(family: Family, table: TokenTable, outputs: Floats, meta: Meta) -> Iterator[pl.DataFrame]:
-    """`id` and the family's columns for each text, `TEXTS_AT_ONCE` at a time, from the outputs for each row."""
+def loss_of(plan: Plan | None, device: torch.device | str) -> Loss:
+    """How the plan has losses made; plain without one."""
+    weights = None if plan is None or plan.class_weights is None else torch.tensor(plan.class_weights, device=device)
+    return Loss(weights)
+
+
+def frames_of(family: Family, table: TokenTable, outputs: Outputs, meta: Meta) -> Iterator[pl.DataFrame]:
+    """`id` and the family's columns for each text, `TEXTS_AT_ONCE` at a time, from the outputs for each window."""
     every = table.text_starts
     for place in range(0, len(every), TEXTS_AT_ONCE):
         begin, after = int(every[place]), place + TEXTS_AT_ONCE
         here = slice(begin, int(every[after]) if after < len(every) else len(table))
         starts = every[place:after] - begin
-        columns = family.predictions(joined(outputs[here], starts), table.labels[here][starts].tolist(), meta)
+        columns = family.predictions(Windows(outputs.part(here), starts, table.columns_of(here)), meta)
         ids = table.ids.slice(begin, here.stop - begin).take(starts)
         yield pl.DataFrame({"id": ids.to_pylist(), **columns})
-
-
-def joined(outputs: Floats, starts: Ints) -> Floats:
-    """One output for each text, `[texts, …]`: the mean over its windows.
-
-    Args:
-        outputs: Of each window, `[windows, …]`.
-        starts: First window of each text, ascending from 0.
-    """
-    if len(starts) == len(outputs):
-        return outputs
-    windows = np.diff(starts, append=len(outputs)).reshape(-1, *[1] * (outputs.ndim - 1))
-    means: Floats = np.divide(np.add.reduceat(outputs, starts, axis=0), windows, dtype=np.float32)
-    return means
 
 
 def _room(shape: tuple[int, ...], folder: Path | None) -> Floats:

@@ -17,6 +17,7 @@ import torch
 
 from schemas.records import Plan
 from tasks.batches import Ints, TokenTable, micro_batches, padded_width
+from tasks.families import Loss
 from tasks.learner import Emit, Job, Learner, autocast, fused_attention, peak_memory, prepare, step_loss
 from tasks.machine import allocated_memory
 from tasks.predict import PREDICT_TOKENS
@@ -146,5 +147,5 @@ def _rate(learner: Learner) -> float:
             if rows is cuts[0]:
                 began = time.perf_counter()
             batch = {name: tensor.to(learner.plan.device) for name, tensor in table.batch(rows).items()}
-            learner.job.family.outputs(learner.model, batch, None)
+            learner.job.family.outputs(learner.model, batch, Loss())
     return float(table.lengths[sample].sum()) / (time.perf_counter() - began)

@@ -76,7 +76,8 @@ def split_rows(split: Split, clean: Path, signatures: Sequence[Path] | None, out
 
     np.where(found.why == 0, rows.sides, np.uint8(NOWHERE)).tofile(out / DEALT)
     counts, labels, reasons = _write(paths, rows.sides, found, out)
-    refuse_unusable(split, counts, labels, set(meta.get("labels", ())))
+    one_label_each = "label" in meta["target_columns"]
+    refuse_unusable(split, counts, labels, set(meta["labels"]) if one_label_each else set())
     shifts = label_shift(labels)
     visible = smallest_visible_difference(counts["test"])
     warn(counts["test"], visible, shifts)

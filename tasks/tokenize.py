@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 OVERLONG = "overlong.parquet"
 """Rows set aside for their length, where the recipe says so."""
-COLUMNS = ["id", "input_ids", "length", "labels"]
 SHOWN_IDS = 5
 """Overlong rows that an error names."""
 
@@ -49,7 +48,7 @@ def tokenize_rows(
     base: Base,
     out: Path,
 ) -> dict[str, Any]:
-    """Write `train.arrow`, `validation.arrow`, `test.arrow` (`id`, `input_ids`, `length`, `labels`) and `meta.json`.
+    """Write `train.arrow`, `validation.arrow`, `test.arrow` (`id`, `input_ids`, `length`, `labels` …) and `meta.json`.
 
     With `overlong: drop`, `overlong.parquet` (`id`, `side`, `tokens`) has the rows that are in none of them; with
     `overlong: window`, the windows of a row follow each other under its id.
@@ -156,9 +155,9 @@ def _write(tokenize: Tokenize, parts: Sequence[Path], sides: Ints, out: Path) ->
                 fits = batch["uncut"].to_numpy() <= tokenize.max_seq_length
                 if dropped is not None and not fits.all():
                     dropped.write(_overlong(side, _chosen(batch, ~fits)))
-                    stream.write(_chosen(batch, fits).select(COLUMNS))
+                    stream.write(_trained(_chosen(batch, fits)))
                 else:
-                    stream.write(batch.select(COLUMNS))
+                    stream.write(_trained(batch))
     return written
 
 
@@ -177,6 +176,11 @@ def _rows_of(parts: Sequence[Path], sides: Ints, code: int) -> Iterator[pa.Recor
         rows = read + np.cumsum(batch["uncut"].to_numpy() != FURTHER)
         read = int(rows[-1])
         yield _chosen(batch, sides[rows - 1] == code)
+
+
+def _trained(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """All that training and prediction read."""
+    return batch.select([name for name in batch.schema.names if name != "uncut"])
 
 
 def _chosen(batch: pa.RecordBatch, which: np.ndarray[Any, Any]) -> pa.RecordBatch:

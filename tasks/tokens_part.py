@@ -1,8 +1,7 @@
 """The tokens of one file of clean rows, so that a new file costs its own rows alone.
 
 All rows are there, whichever side they are dealt to, in the order of the file: one after the other as they are cut, or
-as several windows each. Reads and writes a batch of rows at a time. Does not cover families that encode several texts
-of a row where rows become windows.
+as several windows each. Reads and writes a batch of rows at a time.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ def tokens_part(
 def encode_file(
     family: Family, meta: Meta, tokenizer: BaseTokenizer, *, vocab_size: int | None, rows: Path, out: Path
 ) -> int:
-    """Write the tokens of a file's rows: `id`, `input_ids`, `length`, `labels`, `uncut`.
+    """Write the tokens of a file's rows: `id`, `input_ids`, `length`, `uncut`, and what the family adds: `labels`.
 
     `uncut` is the length of the whole text in tokens, or `FURTHER` for the second and later windows of one.
 
@@ -123,25 +122,18 @@ def encode_rows(family: Family, meta: Meta, tokenizer: BaseTokenizer, rows: pl.D
     import numpy as np
     import pyarrow as pa
 
-    ids, labels = family.encode(rows, meta, tokenizer.ids)
-    lengths = np.fromiter(map(len, ids), np.int32, len(ids))
-    pieces = np.ones(len(ids), np.int64)
-    overlong = np.flatnonzero(lengths > meta["max_seq_length"]).tolist()
-    if overlong:
-        shorter = _shortened(family, meta, tokenizer, rows[overlong])
-        pieces[overlong] = [len(windows) for windows in shorter]
-        for place, windows in zip(reversed(overlong), reversed(shorter), strict=True):
-            ids[place : place + 1] = windows  # from the last one on, so that the places before it stay
+    encoded = family.encode(rows, meta, tokenizer)
+    pieces = np.asarray(encoded.pieces, np.int64)
     of_row = np.repeat(np.arange(len(pieces)), pieces)
     uncut = np.full(len(of_row), FURTHER, np.int32)
-    uncut[np.cumsum(pieces) - pieces] = lengths
-    tokens = pa.array(ids, pa.list_(pa.int32()))
+    uncut[np.cumsum(pieces) - pieces] = encoded.uncut
+    tokens = pa.array(encoded.input_ids, pa.list_(pa.int32()))
     return pa.RecordBatch.from_pydict(
         {
             "id": pa.array(rows["id"].gather(of_row).to_list(), pa.string()),
             "input_ids": tokens,
             "length": pa.compute.list_value_length(tokens),
-            "labels": pa.array([labels[row] for row in of_row.tolist()]),
+            **encoded.columns,
             "uncut": pa.array(uncut),
         }
     )
@@ -168,22 +160,6 @@ def _bounded(frames: Iterable[pl.DataFrame], text_columns: Sequence[str]) -> Ite
             yield frame
         else:
             yield from (rows for _, rows in frame.group_by(piece, maintain_order=True))
-
-
-def _shortened(family: Family, meta: Meta, tokenizer: BaseTokenizer, rows: pl.DataFrame) -> list[list[list[int]]]:
-    """What becomes of overlong rows: the windows of each, or the one that the cut leaves."""
-    longest = meta["max_seq_length"]
-    if meta.get("overlong") != "window":
-        cut, _ = family.encode(rows, meta, lambda texts: tokenizer.cut_ids(texts, longest))
-        return [[ids] for ids in cut]
-    windows: list[list[list[int]]] = []
-
-    def encoder(texts: Sequence[str]) -> list[list[int]]:
-        windows.extend(tokenizer.windows(texts, longest, meta["stride"]))
-        return [of_text[0] for of_text in windows]
-
-    family.encode(rows, meta, encoder)
-    return windows
 
 
 def _refuse_unreadable_length(max_seq_length: int, limit: int | None) -> None:

@@ -62,7 +62,7 @@ class Prepared:
         parts = {side: rows(count, side, starts[side]) for side, count in counts.items()}
         self.test = parts["test"]
         collected = pl.concat(parts.values()).with_columns(pl.col("text").str.to_uppercase())
-        meta = json.dumps({"labels": self.labels, "text_column": "text"})
+        meta = json.dumps({"labels": self.labels, "text_column": "text", "target_columns": ["label"]})
 
         def write_raw(out: Path) -> None:
             (out / "rows").mkdir()

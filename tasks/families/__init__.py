@@ -8,6 +8,7 @@ a class with this shape under the entry point `hone.families`. Its recipe sectio
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,23 +18,53 @@ from schemas.records import Interval, Paired
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
+    import pyarrow as pa
     import torch
+
+    from tasks.predict import Windows
+    from tasks.tokenizer import BaseTokenizer
 
 DRAWING = ("tasks.baselines", "tasks.calibration", "tasks.plots")
 """Modules that families use for reports alone: a change in them retrains nothing."""
-MEASURING = (*DRAWING, "tasks.classification")
+MEASURING = (*DRAWING, "tasks.classification", "tasks.row_metrics")
 """Modules that families use once there is a model: a change in them prepares no data again."""
 
 Meta = Mapping[str, Any]
 """What the clean rows say of the task, as JSON values; `labels` for classification. Travels with tokens and model."""
 
 
-class Encoder(Protocol):
-    """Text to token ids, in batches: `tasks.tokenizer` makes one from the base model's tokenizer."""
+IGNORED = -100
+"""Label of a token that teaches nothing; torch's cross-entropy leaves it out."""
 
-    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, special tokens included, uncut."""
-        ...
+
+@dataclass(frozen=True)
+class Encoded:
+    """Some rows as a model reads them. An overlong row is cut, or becomes several windows, one after the other.
+
+    Attributes:
+        input_ids: Of each window, special tokens included, none longer than `max_seq_length`.
+        pieces: Windows of each row, at least 1.
+        uncut: Tokens of each row before the cut.
+        columns: What else the model is given or the predictions need, one value for each window: `labels` always. A
+            number or list of fixed length is of the window, a list of another length holds one number for each token,
+            and text is kept for `Family.predictions`, not for the model.
+    """
+
+    input_ids: Sequence[Sequence[int]]
+    pieces: Sequence[int]
+    uncut: Sequence[int]
+    columns: Mapping[str, pa.Array]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How the loss of an example is made.
+
+    Attributes:
+        weights: Of each label; none where all weigh the same.
+    """
+
+    weights: torch.Tensor | None = None
 
 
 class Family(Protocol):
@@ -62,8 +93,14 @@ class Family(Protocol):
         """
         ...
 
-    def encode(self, rows: pl.DataFrame, meta: Meta, encoder: Encoder) -> tuple[list[list[int]], list[Any]]:
-        """Token ids, uncut, and label of each row."""
+    def encode(self, rows: pl.DataFrame, meta: Meta, tokenizer: BaseTokenizer) -> Encoded:
+        """The rows as the model reads them; `tasks.encoding` does it for rows of one text.
+
+        Args:
+            rows: Clean rows.
+            meta: The task's, with `max_seq_length`, `overlong` (`window` or `truncate`) and `stride`.
+            tokenizer: The base model's.
+        """
         ...
 
     def load_model(self, base: str, meta: Meta, **options: Any) -> torch.nn.Module:
@@ -75,30 +112,28 @@ class Family(Protocol):
         ...
 
     def loss_weights(self, labels: np.ndarray[Any, Any], meta: Meta, how: str) -> tuple[tuple[float, ...] | None, str]:
-        """Loss weight per label by the recipe's rule `how`, and why."""
+        """Loss weight per label by the recipe's rule `how`, and why; for the labels see `TokenTable.labels_of`."""
         ...
 
-    def loss_sum(
-        self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor], weights: torch.Tensor | None
-    ) -> torch.Tensor:
+    def loss_sum(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor], loss: Loss) -> torch.Tensor:
         """Sum of the (weighted) losses of a batch, in float32; divide by `loss_count` over the whole optimiser step."""
         ...
 
-    def loss_count(self, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-        """What `loss_sum` is divided by: examples, or the sum of their weights."""
+    def loss_count(self, labels: torch.Tensor, loss: Loss) -> torch.Tensor:
+        """What `loss_sum` is divided by: examples, or the sum of their weights; see `TokenTable.labels_of`."""
         ...
 
     def outputs(
-        self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor], weights: torch.Tensor | None
-    ) -> tuple[np.ndarray[Any, Any], torch.Tensor]:
-        """What is predicted for each row of a batch, `[batch, …]` float32 on the CPU, and `loss_sum` of the batch.
+        self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor], loss: Loss
+    ) -> tuple[np.ndarray[Any, Any] | Sequence[np.ndarray[Any, Any]], torch.Tensor]:
+        """What is predicted for each window of a batch, float32 on the CPU, and `loss_sum` of the batch.
 
-        Where a text was cut into windows, the mean of their outputs is the text's.
+        `[batch, …]`, or for each window `[tokens, …]` where something is predicted for every token.
         """
         ...
 
-    def predictions(self, outputs: np.ndarray[Any, Any], labels: Sequence[Any], meta: Meta) -> dict[str, Any]:
-        """Columns `truth`, `prediction` and what belongs to them, one value per row."""
+    def predictions(self, windows: Windows, meta: Meta) -> dict[str, Any]:
+        """Columns `truth`, `prediction` and what belongs to them, one value for each text."""
         ...
 
     def score(self, predictions: pl.DataFrame, meta: Meta) -> dict[str, float]:

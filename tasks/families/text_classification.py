@@ -16,12 +16,16 @@ from pydantic import Field, model_validator
 from schemas.base import Label, TaskSection
 from schemas.errors import DataError, Problem
 from schemas.records import Interval, Paired
-from tasks.families import Encoder, Meta
+from tasks.families import Encoded, Loss, Meta
+from tasks.families.base import Base
 
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
     import torch
+
+    from tasks.predict import Windows
+    from tasks.tokenizer import BaseTokenizer
 
 AUTO_WEIGHTS_FROM = 10.0
 """Largest class over smallest from which `class_weights: auto` weighs the loss."""
@@ -60,13 +64,11 @@ class TextClassificationTask(TaskSection):
         return {"text": self.text_column, "label": self.label_column}
 
 
-class TextClassification:
+class TextClassification(Base):
     """See `tasks.families.Family`."""
 
     section = TextClassificationTask
     serving = Path(__file__).with_name("serve_text_classification.py")
-    serving_libraries = ("torch", "transformers", "safetensors", "pandas", "numpy")
-    text_columns = ("text",)
     target_columns = ("label",)
 
     def rejects(self, task: TextClassificationTask) -> list[tuple[str, pl.Expr]]:
@@ -91,10 +93,13 @@ class TextClassification:
             )  # fmt: skip
         return {"labels": list(task.labels or found)}
 
-    def encode(self, rows: pl.DataFrame, meta: Meta, encoder: Encoder) -> tuple[list[list[int]], list[Any]]:
+    def encode(self, rows: pl.DataFrame, meta: Meta, tokenizer: BaseTokenizer) -> Encoded:
         """Tokens of the text, index of the label."""
+        from tasks.encoding import encode_texts
+
         index = {label: i for i, label in enumerate(meta["labels"])}
-        return encoder(rows["text"].to_list()), [index[label] for label in rows["label"].to_list()]
+        labels = [index[label] for label in rows["label"].to_list()]
+        return encode_texts(rows["text"].to_list(), labels, meta, tokenizer)
 
     def load_model(self, base: str, meta: Meta, **options: Any) -> torch.nn.Module:
         """The base model under a classification head."""
@@ -113,13 +118,6 @@ class TextClassification:
             **options,
         )
         return model
-
-    def head_modules(self, model: torch.nn.Module) -> list[str]:
-        """The classification head: every top-level module outside the pretrained body."""
-        body = model.base_model_prefix
-        return [
-            name for name, module in model.named_children() if name != body and any(True for _ in module.parameters())
-        ]
 
     def loss_weights(self, labels: np.ndarray[Any, Any], meta: Meta, how: str) -> tuple[tuple[float, ...] | None, str]:
         """Inverse class frequency or its root, scaled so that the mean weight of a training row is 1."""
@@ -146,35 +144,33 @@ class TextClassification:
         weights = weights / (weights * counts).sum() * counts.sum()
         return tuple(float(w) for w in weights), reason
 
-    def loss_sum(
-        self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor], weights: torch.Tensor | None
-    ) -> torch.Tensor:
+    def loss_sum(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor], loss: Loss) -> torch.Tensor:
         """Cross-entropy, summed."""
-        return _cross_entropy(self._logits(model, batch), batch["labels"], weights)
+        return _cross_entropy(self._logits(model, batch), batch["labels"], loss)
 
     def _logits(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         logits: torch.Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         return logits.float()
 
-    def loss_count(self, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    def loss_count(self, labels: torch.Tensor, loss: Loss) -> torch.Tensor:
         """Rows, or the sum of their weights."""
         import torch
 
-        return torch.tensor(float(len(labels))) if weights is None else weights[labels].sum()
+        return torch.tensor(float(len(labels))) if loss.weights is None else loss.weights[labels].sum()
 
     def outputs(
-        self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor], weights: torch.Tensor | None
+        self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor], loss: Loss
     ) -> tuple[np.ndarray[Any, Any], torch.Tensor]:
         """Class probabilities `[batch, labels]`, and the summed cross-entropy."""
         logits = self._logits(model, batch)
         probabilities: np.ndarray[Any, Any] = logits.softmax(-1).cpu().numpy()
-        return probabilities, _cross_entropy(logits, batch["labels"], weights)
+        return probabilities, _cross_entropy(logits, batch["labels"], loss)
 
-    def predictions(self, outputs: np.ndarray[Any, Any], labels: Sequence[Any], meta: Meta) -> dict[str, Any]:
-        """True and most probable label, and all probabilities in the order of `meta["labels"]`."""
-        names = list(meta["labels"])
+    def predictions(self, windows: Windows, meta: Meta) -> dict[str, Any]:
+        """True and most probable label, and all probabilities in the order of `meta["labels"]`: means over windows."""
+        names, outputs = list(meta["labels"]), windows.means()
         return {
-            "truth": [names[i] for i in labels],
+            "truth": [names[i] for i in windows.of_texts("labels")],
             "prediction": [names[i] for i in outputs.argmax(-1)],
             "probabilities": outputs.tolist(),
         }
@@ -321,7 +317,7 @@ def _difference(was: Mapping[str, Any], now: Mapping[str, Any], labels: Sequence
     return None
 
 
-def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, loss: Loss) -> torch.Tensor:
     import torch
 
-    return torch.nn.functional.cross_entropy(logits, labels, weight=weights, reduction="sum")
+    return torch.nn.functional.cross_entropy(logits, labels, weight=loss.weights, reduction="sum")

@@ -1,4 +1,4 @@
-"""What of the rules travels with a model, so that it reads texts as those it was trained on were put right."""
+"""What travels with a model: the rules that its texts were put right by, and what serving files share."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from tasks.rules.redaction import owners
 from tasks.rules.repair import TextRules, redactor_names
 
-PACKAGE = "hone_text_rules"
-"""Folder in a model's code; `tasks.families.serve_text_classification` looks for it there."""
-SHIPPED = tuple(Path(__file__).with_name(name) for name in ("personal_data.py", "repair.py", "text.py"))
+PACKAGE = "hone_serving"
+"""Folder in a model's code; serving files look for it there."""
+SHIPPED = tuple(Path(__file__).with_name(name) for name in ("personal_data.py", "repair.py", "serving.py", "text.py"))
 """Modules that import nothing of ours but each other."""
 
 
@@ -18,7 +18,9 @@ def write_package(folder: Path) -> Path:
     """Write the shipped modules below `folder` as one package, and say where."""
     package = folder / PACKAGE
     package.mkdir()
-    (package / "__init__.py").write_text('"""The rules that the texts of the training were put right by."""\n')
+    (package / "__init__.py").write_text(
+        '"""What serves a model, and the rules that the texts of its training were put right by."""\n'
+    )
     for module in SHIPPED:
         shutil.copyfile(module, package / module.name)
     return package

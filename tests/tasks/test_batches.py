@@ -34,6 +34,65 @@ def test_rows_of_one_id_one_after_the_other_are_windows_of_one_text(tmp_path, ch
     assert TokenTable(tmp_path / "t.arrow", 0).text_starts.tolist() == [0, 1, 4, 5]
 
 
+@pytest.fixture
+def rich(tmp_path):
+    """Rows of 3, 1 and 2 tokens with a label for each token, two numbers, token types and a text, in two chunks."""
+    import pyarrow as pa
+
+    rows = pa.table(
+        {
+            "id": ["a", "b", "c"],
+            "input_ids": pa.array([[4, 5, 6], [7], [8, 9]], pa.list_(pa.int32())),
+            "length": pa.array([3, 1, 2], pa.int32()),
+            "labels": pa.array([[-100, 1, 0], [-100], [2, 1]]),
+            "span": pa.array([[1, 2], [3, 4], [5, 6]], pa.list_(pa.int64(), 2)),
+            "token_type_ids": pa.array([[0, 1, 1], [0], [1, 1]]),
+            "score": pa.array([0.5, 1.5, 2.5], pa.float32()),
+            "context": ["first", None, "third"],
+        }
+    )
+    with pa.ipc.new_stream(tmp_path / "t.arrow", rows.schema) as stream:
+        for batch in rows.to_batches(max_chunksize=2):
+            stream.write_batch(batch)
+    return TokenTable(tmp_path / "t.arrow", 0)
+
+
+def test_what_a_family_adds_reaches_the_model_padded_as_it_must_be(rich):
+    batch = {name: tensor.tolist() for name, tensor in rich.batch(np.array([0, 2])).items()}
+    assert batch == {
+        "input_ids": [[4, 5, 6], [8, 9, 0]],
+        "attention_mask": [[1, 1, 1], [1, 1, 0]],
+        "labels": [[-100, 1, 0], [2, 1, -100]],
+        "span": [[1, 2], [5, 6]],
+        "token_type_ids": [[0, 1, 1], [1, 1, 0]],
+        "score": [0.5, 2.5],
+    }
+
+
+def test_labels_of_tokens_are_told_one_row_after_the_other(rich):
+    assert rich.labels_of().tolist() == [-100, 1, 0, -100, 2, 1]
+    assert rich.labels_of(np.array([2, 1])).tolist() == [2, 1, -100]
+
+
+def test_labels_of_a_fixed_number_are_told_row_by_row(tmp_path):
+    import pyarrow as pa
+
+    labels = pa.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], pa.list_(pa.float32(), 2))
+    rows = pa.table({"id": ["a", "b", "c"], "input_ids": [[1]] * 3, "length": [1] * 3, "labels": labels})
+    with pa.ipc.new_stream(tmp_path / "t.arrow", rows.schema) as stream:
+        for batch in rows.to_batches(max_chunksize=2):
+            stream.write_batch(batch)
+    table = TokenTable(tmp_path / "t.arrow", 0)
+    assert table.labels_of().tolist() == [[1, 0], [0, 1], [1, 1]]
+    assert table.batch([2, 0])["labels"].tolist() == [[1, 1], [1, 0]]
+
+
+def test_predictions_get_what_was_encoded_texts_included(rich):
+    found = rich.columns_of(slice(1, 3))
+    assert [row.tolist() for row in found["labels"]] == [[-100], [2, 1]]
+    assert (found["context"], found["score"]) == ([None, "third"], [1.5, 2.5])
+
+
 def test_a_batch_is_padded_to_its_longest_row_and_no_further(table):
     rows = np.array([0, 7, 120])
     batch = table.batch(rows)

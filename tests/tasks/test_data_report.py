@@ -53,7 +53,7 @@ def write_split(folder: Path, sides: Sides, leaked: list[dict[str, Any]] | None 
     schema = dict.fromkeys(("id", "source", "text", "label", "reason", "twin"), pl.String) | ROW
     pl.DataFrame(leaked or [], schema=schema).write_parquet(folder / "leaked.parquet")
     labels = sorted({label for rows in sides.values() for _, _, label in rows})
-    (folder / "meta.json").write_text(json.dumps({"labels": labels, "text_column": "text"}))
+    (folder / "meta.json").write_text(json.dumps({"labels": labels, "text_column": "text", "target_columns": ["label"]}))
     return folder
 
 
@@ -252,7 +252,7 @@ def test_a_report_without_examples_shows_no_text(tmp_path):
 def test_rows_without_labels_are_reported_without_labels(tmp_path):
     write_clean(tmp_path / "clean")
     write_split(tmp_path / "split", SIDES)
-    (tmp_path / "split" / "meta.json").write_text("{}")
+    (tmp_path / "split" / "meta.json").write_text(json.dumps({"target_columns": ["tags"]}))
     _, page = report(tmp_path)
     assert "## Labels" not in page
     assert "## Rows set aside\n\nNone." in page

@@ -40,6 +40,16 @@ def test_code_changed_in_a_helpers_helper_changes_the_key(package):
     assert digest() != before
 
 
+def test_what_only_type_checkers_import_does_not_change_the_key(package):
+    folder, digest = package
+    (folder / "helper.py").write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from . import deep\n\ndef rule(x):\n    return x\n"
+    )
+    before = digest()
+    (folder / "deep.py").write_text("def rule(x):\n    return x + 1\n")
+    assert digest() == before
+
+
 def test_comments_docstrings_and_layout_do_not_change_the_key(package):
     folder, digest = package
     before = digest()

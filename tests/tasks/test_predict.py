@@ -81,9 +81,33 @@ def test_parts_never_cut_a_text(tmp_path, monkeypatch, at_once):
 
 def test_outputs_of_any_shape_are_joined():
     outputs = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
-    found = predict.joined(outputs, np.array([0, 3]))
+    found = predict.Windows(outputs, np.array([0, 3]), {}).means()
     assert found.dtype == np.float32
     assert np.array_equal(found, [outputs[:3].mean(0), outputs[3]])
+
+
+class Echoing(TextClassification):
+    """Predicts for every token its id and its place."""
+
+    def outputs(self, model, batch, loss):
+        width = batch["input_ids"].shape[1]
+        both = torch.stack([batch["input_ids"].float(), torch.arange(width).expand_as(batch["input_ids"]).float()], 2)
+        lengths = batch["attention_mask"].sum(1).tolist()
+        return [row[:length].numpy() for row, length in zip(both, lengths, strict=True)], torch.zeros(())
+
+    def predictions(self, windows, meta):
+        ends = [*windows.starts.tolist(), len(windows.outputs)]
+        texts = [windows.outputs[begin:end] for begin, end in itertools.pairwise(ends)]
+        return {"truth": windows.of_texts("labels"), "prediction": [[w.tolist() for w in text] for text in texts]}
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+def test_what_is_predicted_of_every_token_comes_back_window_by_window(tmp_path, monkeypatch, at_once):
+    table = token_file(tmp_path / "t.arrow", WINDOWED)
+    monkeypatch.setattr(predict, "TEXTS_AT_ONCE", at_once)
+    rows, _ = predict.predictions_of(MODEL, Echoing(), table, META, None)
+    expected = [[[token, place] for place in range(1 + 2 * i % 12)] for i, (_, token, _) in enumerate(WINDOWED)]
+    assert rows["prediction"].to_list() == [expected[:1], expected[1:4], expected[4:5], expected[5:]]
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +143,7 @@ def test_several_files_are_predicted_as_each_alone_in_any_order(trained, tmp_pat
     for side, rows in alone.items():
         table = TokenTable(trained[1] / f"{side}.arrow", 0)
         assert rows["id"].to_list() == table.ids.to_pylist()
-        assert rows["truth"].to_list() == [META["labels"][label] for label in table.labels]
+        assert rows["truth"].to_list() == [META["labels"][label] for label in table.labels_of()]
         frames.Predictions.validate(rows, lazy=True)
     assert found["tokens"] == sum(int(TokenTable(trained[1] / f"{s}.arrow", 0).lengths.sum()) for s in alone)
 

@@ -28,7 +28,7 @@ for room in ("flows", "tasks", "schemas"):
     sys.modules[room] = None
 sys.path[:0] = [{str(tmp_path)!r}, {str(other_package)!r}]
 import polars as pl
-from hone_text_rules.repair import repaired
+from hone_serving.repair import repaired
 steps = [{{"rule": "strip_markup"}}, {{"rule": "fix_text", "form": "NFC"}}, {{"rule": "redact", "redactor": "phone"}},
          {{"rule": "redact", "redactor": "ticket-ids"}}, {{"rule": "collapse_whitespace"}}]
 print(repaired(pl.Series(["<p>T-17:  +49 30 1234567&amp;"]), {{"steps": steps}})[0])

@@ -1,0 +1,124 @@
+"""What most task families have in common: one text a row, no calibration, metrics that follow from sums over rows.
+
+A family that derives from `Base` says what a row teaches, what the model predicts, and what a prediction is worth
+(`numbers`, `metrics_of`); everything here may be overridden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from schemas.records import Interval, Paired
+from tasks.families import Loss, Meta
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+    import torch
+
+    from tasks.bootstrap import Floats
+
+
+class Base:
+    """Defaults of `tasks.families.Family`."""
+
+    serving_libraries: tuple[str, ...] = ("torch", "transformers", "safetensors", "pandas", "numpy")
+    text_columns: tuple[str, ...] = ("text",)
+
+    def numbers(self, predictions: pl.DataFrame, meta: Meta) -> Floats:
+        """What the metrics of a row are made of, `[rows, numbers]`; see `tasks.row_metrics`."""
+        raise NotImplementedError
+
+    def metrics_of(self, sums: Floats, meta: Meta) -> Mapping[str, Floats]:
+        """Name → metric, `[…]`, of the numbers of several rows added up, `[…, numbers]`."""
+        raise NotImplementedError
+
+    def head_modules(self, model: torch.nn.Module) -> list[str]:
+        """The task's head: every top-level module outside the pretrained body."""
+        body = model.base_model_prefix
+        return [
+            name for name, module in model.named_children() if name != body and any(True for _ in module.parameters())
+        ]
+
+    def loss_weights(self, labels: np.ndarray[Any, Any], meta: Meta, how: str) -> tuple[tuple[float, ...] | None, str]:
+        """None: the task has no classes to weigh."""
+        del labels, meta, how
+        return None, "none: the task has no classes to weigh"
+
+    def loss_count(self, labels: torch.Tensor, loss: Loss) -> torch.Tensor:
+        """Windows."""
+        import torch
+
+        del loss
+        return torch.tensor(float(len(labels)))
+
+    def score(self, predictions: pl.DataFrame, meta: Meta) -> dict[str, float]:
+        """Every metric on these rows."""
+        from tasks import row_metrics
+
+        return row_metrics.score(self.numbers(predictions, meta), lambda sums: self.metrics_of(sums, meta))
+
+    def intervals(
+        self, predictions: pl.DataFrame, meta: Meta, *, resamples: int, confidence: float, seed: int
+    ) -> dict[str, Interval]:
+        """Percentile intervals over resampled rows."""
+        from tasks import row_metrics
+
+        return row_metrics.intervals(
+            self.numbers(predictions, meta),
+            lambda sums: self.metrics_of(sums, meta),
+            resamples=resamples,
+            confidence=confidence,
+            seed=seed,
+        )
+
+    def paired(
+        self,
+        new: pl.DataFrame,
+        old: pl.DataFrame,
+        meta: Meta,
+        metric: str,
+        *,
+        resamples: int,
+        confidence: float,
+        seed: int,
+    ) -> Paired:
+        """Paired bootstrap over the rows both have."""
+        from tasks import row_metrics
+
+        return row_metrics.paired(
+            new,
+            old,
+            lambda predictions: self.numbers(predictions, meta),
+            lambda sums: self.metrics_of(sums, meta),
+            metric,
+            resamples=resamples,
+            confidence=confidence,
+            seed=seed,
+        )
+
+    def calibrate(
+        self, validation: pl.DataFrame, meta: Meta, *, abstain_precision: float | None, confidence: float
+    ) -> dict[str, Any]:
+        """Nothing."""
+        del validation, meta, abstain_precision, confidence
+        return {}
+
+    def calibrated(self, predictions: pl.DataFrame, calibration: Mapping[str, Any]) -> pl.DataFrame:
+        """The predictions as they are."""
+        del calibration
+        return predictions
+
+    def abstention(
+        self, predictions: pl.DataFrame, calibration: Mapping[str, Any], *, confidence: float
+    ) -> dict[str, Any]:
+        """It never does."""
+        del predictions, calibration, confidence
+        return {}
+
+    def plots(self, predictions: pl.DataFrame, uncalibrated: pl.DataFrame, meta: Meta, out: Path) -> list[Path]:
+        """None."""
+        del predictions, uncalibrated, meta, out
+        return []
