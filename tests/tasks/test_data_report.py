@@ -53,7 +53,8 @@ def write_split(folder: Path, sides: Sides, leaked: list[dict[str, Any]] | None 
     schema = dict.fromkeys(("id", "source", "text", "label", "reason", "twin"), pl.String) | ROW
     pl.DataFrame(leaked or [], schema=schema).write_parquet(folder / "leaked.parquet")
     labels = sorted({label for rows in sides.values() for _, _, label in rows})
-    (folder / "meta.json").write_text(json.dumps({"labels": labels, "text_column": "text", "target_columns": ["label"]}))
+    meta = {"labels": labels, "text_column": "text", "target_columns": ["label"]}
+    (folder / "meta.json").write_text(json.dumps(meta))
     return folder
 
 
