@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -74,9 +75,11 @@ class RunObserver(Observer):
             self._display.computing(stage)
 
     def event(self, event: dict[str, Any]) -> None:
-        """Pass training's progress on."""
+        """Pass training's progress on, and what it kept of a step that went wrong."""
         if self.run and "values" in event:
             self.run.log_metrics([(event["step"], event["values"])])
+        if self.run and "file" in event:
+            self.run.log_artifact(Path(event["file"]), "train")
         if "steps" in event:
             self._show_in_prefect(event)
         if self._display:

@@ -82,10 +82,12 @@ class TaskSection(Section):
     Attributes:
         metrics: Names the family can compare two models by, all better when higher; the first is the default.
         measures: Further names the gate can bound, higher or lower being better.
+        heeds: Which of `sampling`, `class_weights`, `label_smoothing` and `focal_gamma` in `train` the family goes by.
     """
 
     metrics: ClassVar[tuple[str, ...]]
     measures: ClassVar[tuple[str, ...]] = ()
+    heeds: ClassVar[tuple[str, ...]] = ()
     family: str
 
     def columns(self) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from schemas.base import FamilyUnion, ModelLocation, PlainUnion, Section, TaskSection
-from schemas.data import Clean, Collect, HashSplit, OpenShare, PositiveInt, Share, Split, Tokenize
+from schemas.data import Clean, Collect, Count, HashSplit, OpenShare, PositiveInt, Share, Split, Tokenize
 from schemas.schedule import Retrain, Schedules
 
 
@@ -60,24 +60,36 @@ class Train(Section):
     """Passes over the training rows."""
     max_steps: PositiveInt | None = None
     """Optimiser steps in all, instead of epochs."""
+    optimizer: Literal["adamw", "adafactor", "muon", "adamw-8bit"] = "adamw"
+    """Muon learns the hidden matrices, AdamW all else; adafactor and adamw-8bit (extra `bitsandbytes`) save memory."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
     """Peak learning rate, reached at the end of the warm-up."""
-    schedule: Literal["linear", "cosine", "warmup-stable-decay", "constant"] = "linear"
+    schedule: Literal["linear", "cosine", "polynomial", "warmup-stable-decay", "constant"] = "linear"
     """Course of the learning rate after the warm-up; all but constant end at zero."""
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.06
-    """Share of the steps over which the learning rate rises from zero."""
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share of the steps over which the learning rate rises from zero; default: 0.06."""
+    warmup_steps: Count | None = None
+    """Optimiser steps over which the learning rate rises from zero, instead of a share of all."""
     decay_ratio: OpenShare = 0.2
     """Share of the steps over which warmup-stable-decay falls to zero."""
+    decay_power: Annotated[float, Field(gt=0, le=10)] = 2.0
+    """Of polynomial: the learning rate falls as the share of steps still to come, to this power; 1 is linear."""
     global_batch_size: PositiveInt = 64
     """Examples per optimiser step, over all devices."""
     micro_batch_tokens: Annotated[int, Field(ge=64)] | None = None
     """Most tokens, padding counted, in one forward pass; default: chosen for the machine. Changes memory alone."""
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    """Decoupled weight decay of AdamW; biases and norms have none."""
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    """Gradients are scaled down to this norm."""
+    """Share of a weight, times the learning rate, by which each step shrinks it; biases and norms have none."""
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Gradients are scaled down to this norm; empty: never."""
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    """Rows of an epoch: each once, or as many with every class equally often; rows of large classes then take turns."""
     class_weights: Literal["auto", "none", "balanced", "sqrt"] = "auto"
     """Loss weight per class: inverse frequency, its square root, none; auto: sqrt from an imbalance of 10 to 1."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each label that is spread evenly over all classes, so that the model stays less sure; 0.1 is usual."""
+    focal_gamma: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Focal loss: what the model is sure of counts less, by (1 - probability)^gamma; 2 is usual, 0 is cross-entropy."""
     eval_steps: Annotated[PositiveInt | None, Field(title="Evaluate every (steps)")] = None
     """Steps between two evaluations on validation; default: half an epoch."""
     early_stopping_patience: PositiveInt | None = 4
@@ -92,6 +104,38 @@ class Train(Section):
     """Attention implementation."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the new head, the order of the rows and dropout."""
+
+    @model_validator(mode="after")
+    def _one_warm_up(self) -> Self:
+        if self.warmup_ratio is not None and self.warmup_steps is not None:
+            raise ValueError(
+                f"warmup_ratio ({self.warmup_ratio}) and warmup_steps ({self.warmup_steps}) exclude each other"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _warm_up_ends_before_the_decay(self) -> Self:
+        shares = (self.warmup_ratio or 0) + self.decay_ratio
+        if self.schedule == "warmup-stable-decay" and shares > 1:
+            raise ValueError(f"warmup_ratio and decay_ratio are {shares:g} of the steps together: at most 1")
+        return self
+
+    @model_validator(mode="after")
+    def _balanced_once(self) -> Self:
+        if self.sampling == "balanced" and self.class_weights not in {"auto", "none"}:
+            raise ValueError(
+                f"sampling 'balanced' and class_weights {self.class_weights!r} make up for imbalance twice"
+            )
+        return self
+
+
+ABOUT_CLASSES: dict[str, tuple[object, ...]] = {
+    "sampling": ("shuffled",),
+    "class_weights": ("auto", "none"),
+    "label_smoothing": (0,),
+    "focal_gamma": (0,),
+}
+"""Fields of `train` that not every task family heeds → values that ask for nothing."""
 
 
 class Slices(Section):
@@ -255,6 +299,14 @@ class Recipe(Section):
         ]
         if unknown:
             raise ValueError("; ".join(unknown))
+        return self
+
+    @model_validator(mode="after")
+    def _training_heeded(self) -> Self:
+        asked = {name: getattr(self.train, name) for name in ABOUT_CLASSES if name not in self.task.heeds}
+        idle = [f"train.{name} is {value!r}" for name, value in asked.items() if value not in ABOUT_CLASSES[name]]
+        if idle:
+            raise ValueError(f"{', '.join(idle)}: {self.task.family} has no classes that it could be for")
         return self
 
     @model_validator(mode="after")

@@ -77,6 +77,7 @@ class Plan(Record):
         micro_batch_tokens: Most tokens, padding counted, in one forward pass.
         threads: Threads of one operation.
         class_weights: Loss weight per label, or none.
+        label_smoothing, focal_gamma: Of the loss, as in the recipe.
         reasons: Why, for each choice that was not the recipe's.
     """
 
@@ -86,12 +87,15 @@ class Plan(Record):
     threads: int
     global_batch_size: int
     micro_batch_tokens: int
+    optimizer: str
     steps: int
     steps_per_epoch: int
     warmup_steps: int
     decay_steps: int
     eval_steps: int
     class_weights: tuple[float, ...] | None
+    label_smoothing: float
+    focal_gamma: float
     reasons: dict[str, str]
 
     def halved(self) -> Plan | None:

@@ -204,21 +204,34 @@ def micro_batches(rows: Ints, lengths: Ints, budget: int) -> list[Ints]:
 
 
 class EpochBatches:
-    """Batch sampler: every epoch's rows once, in an order that seed and epoch alone decide.
+    """Batch sampler: as many rows in every epoch as there are, in an order that seed and epoch alone decide.
+
+    Every row once; or, balanced, every class equally often.
 
     Args:
         lengths: Length of every row.
         global_batch_size: Rows per optimiser step, over all processes.
         seed: The recipe's seed.
+        balance: Class of every row, where classes are to be seen equally often.
         rank: This process; it takes every `world`-th row of each batch, so that the step's rows are the same on any
             number of devices.
         world: Number of processes.
     """
 
-    def __init__(self, lengths: Ints, global_batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        lengths: Ints,
+        global_batch_size: int,
+        seed: int,
+        *,
+        balance: Ints | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         self._lengths = lengths
         self._size = global_batch_size
         self._seed = seed
+        self._classes = [] if balance is None else [np.flatnonzero(balance == name) for name in np.unique(balance)]
         self._rank = rank
         self._world = world
         self._epoch = 0
@@ -232,7 +245,7 @@ class EpochBatches:
 
     def __iter__(self) -> Iterator[list[int]]:
         random = np.random.default_rng([self._seed, self._epoch])
-        order = random.permutation(len(self._lengths))
+        order = random.permutation(self._balanced() if self._classes else len(self._lengths))
         bucket = self._size * BUCKET_STEPS
         batches: list[Ints] = []
         for start in range(0, len(order), bucket):
@@ -241,3 +254,20 @@ class EpochBatches:
             batches += [rows[i : i + self._size] for i in range(0, len(rows), self._size)]
         for index in random.permutation(len(batches)):
             yield batches[index][self._rank :: self._world].tolist()
+
+    def _balanced(self) -> Ints:
+        """The epoch's rows, as many of each class but for a remainder.
+
+        Each class deals its rows round after round, shuffled anew in every round, and goes on in the next epoch where
+        it was: no row is seen twice before all others of its class were seen.
+        """
+        share, left = divmod(len(self._lengths), len(self._classes))
+        drawn = []
+        for number, rows in enumerate(self._classes):
+            wanted = share + (number < left)
+            first = self._epoch * wanted
+            rounds = range(first // len(rows), -(-(first + wanted) // len(rows)))
+            dealt = [np.random.default_rng([self._seed, number, each]).permutation(rows) for each in rounds]
+            begin = first - rounds.start * len(rows)
+            drawn.append(np.concatenate(dealt)[begin : begin + wanted])
+        return np.concatenate(drawn)

@@ -34,7 +34,7 @@ class Observer:
         """The store does not have this stage's output, so it is being computed."""
 
     def event(self, event: dict[str, Any]) -> None:
-        """Training got on: `started`, `progress`, `log` or `checkpoint`, with its values."""
+        """Training got on: `started`, `progress`, `log` or `checkpoint`, with its values; or it `kept` a file."""
 
     def finished(self, outcome: Outcome) -> None:
         """A stage ended well."""

@@ -16,24 +16,26 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import transformers
 from filelock import FileLock
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, get_scheduler, set_seed
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from schemas.base import TaskSection, load_family
 from schemas.errors import Mistake, Problem
 from schemas.recipe import Lora, Model, Train
 from schemas.records import Plan
 from tasks import stopping
-from tasks.batches import EpochBatches, TokenTable, micro_batches
+from tasks.batches import EpochBatches, Ints, TokenTable, micro_batches
 from tasks.digests import file_sha256, write_atomically
+from tasks.divergence import Step, diverged, keep_step
 from tasks.families import Family, Meta
 from tasks.machine import release_free_memory
+from tasks.optimisers import optimizer_of, schedule_of
 from tasks.plan import make_plan
 from tasks.predict import loss_of, predictions_of
 
@@ -108,7 +110,8 @@ def plan_training(*, emit: Emit, limit: int | None = None, **spec: Any) -> dict[
     """
     del emit
     job = Job(**spec)
-    weights, reason = job.family.loss_weights(job.training_rows.labels_of(), job.meta, job.train.class_weights)
+    how = "none" if job.train.sampling == "balanced" else job.train.class_weights
+    weights, reason = job.family.loss_weights(job.training_rows.labels_of(), job.meta, how)
     plan = make_plan(
         job.train,
         dropout=job.model.dropout,
@@ -122,8 +125,9 @@ def plan_training(*, emit: Emit, limit: int | None = None, **spec: Any) -> dict[
         plan = plan.model_copy(update={"micro_batch_tokens": limit, "reasons": reasons})
     prepare(plan)
     model = job.load(plan.attention).to(plan.device)
+    optimizer_of(model, job.family, job.train)  # whatever keeps it from being made is said now
     longest = np.argsort(job.training_rows.lengths)[::-1][: plan.global_batch_size]
-    step_loss(model, job, plan, longest)
+    step_losses(model, job, plan, longest)
     return plan.model_dump(mode="json")
 
 
@@ -168,19 +172,23 @@ def fused_attention(model: PreTrainedModel, plan: Plan) -> Iterator[None]:
         model.set_attn_implementation(plan.attention)
 
 
-def step_loss(model: torch.nn.Module, job: Job, plan: Plan, rows: np.ndarray[Any, Any]) -> torch.Tensor:
-    """Loss of one optimiser step, its gradients added to the model's: the sum over micro-batches by their count."""
+def step_losses(model: torch.nn.Module, job: Job, plan: Plan, rows: Ints) -> tuple[list[Ints], torch.Tensor]:
+    """Rows of each micro-batch of one optimiser step, and what it adds to the step's loss, `[micro_batches]`.
+
+    Their gradients are added to the model's. The loss is the sum over the step's rows by their count, so it and its
+    gradient are the same however the rows are cut.
+    """
     how, table = loss_of(plan, plan.device), job.training_rows
     cuts = micro_batches(rows, table.lengths, plan.micro_batch_tokens)
     count = job.family.loss_count(torch.from_numpy(np.array(table.labels_of(rows))).to(plan.device), how)
-    total = torch.zeros((), device=plan.device)
+    losses = []
     with autocast(plan):  # one context per step: each weight is cast once, whatever the number of micro-batches
         for cut in cuts:
             batch = {name: tensor.to(plan.device, non_blocking=True) for name, tensor in table.batch(cut).items()}
             loss = job.family.loss_sum(model, batch, how) / count
             torch.autograd.backward(loss)
-            total += loss.detach()
-    return total
+            losses.append(loss.detach())
+    return cuts, torch.stack(losses)
 
 
 class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
@@ -195,6 +203,8 @@ class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
         save_minutes: Minutes between two checkpoints.
     """
 
+    optimizer: torch.optim.Optimizer | None
+
     def __init__(
         self, job: Job, plan: Plan, *, work: Path, emit: Emit, save_steps: int | None, save_minutes: float
     ) -> None:
@@ -202,15 +212,18 @@ class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
         self.plan = plan
         self.work = work
         self.progress = Progress(job, plan, work=work, emit=emit, save_steps=save_steps, save_minutes=save_minutes)
-        self.batches = EpochBatches(job.training_rows.lengths, plan.global_batch_size, job.train.seed)
+        self.gradient_norm: float | None = None
+        self.batches = EpochBatches(
+            job.training_rows.lengths,
+            plan.global_batch_size,
+            job.train.seed,
+            balance=job.training_rows.labels_of() if job.train.sampling == "balanced" else None,
+        )
         arguments = TrainingArguments(
             output_dir=str(work),
             max_steps=plan.steps,
             per_device_train_batch_size=plan.global_batch_size,
-            learning_rate=job.train.learning_rate,
-            weight_decay=job.train.weight_decay,
-            max_grad_norm=job.train.max_grad_norm,
-            optim="adamw_torch_fused",
+            max_grad_norm=job.train.max_grad_norm or 0.0,
             seed=job.train.seed,
             use_cpu=plan.device == "cpu",
             eval_strategy="no",  # `Progress` decides when to evaluate, save and stop
@@ -252,35 +265,50 @@ class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
             generator=torch.Generator().manual_seed(self.job.train.seed),
         )
 
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """The recipe's; see `tasks.optimisers`."""
+        if self.optimizer is None:
+            self.optimizer = optimizer_of(model or self.model, self.job.family, self.job.train)
+        return self.optimizer
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Warm-up, then the recipe's course."""
-        name, specific = self.job.train.schedule, {}
-        if name == "warmup-stable-decay":
-            specific = {"num_decay_steps": self.plan.decay_steps, "decay_type": "linear"}
-        self.lr_scheduler = get_scheduler(
-            {"constant": "constant_with_warmup", "warmup-stable-decay": "warmup_stable_decay"}.get(name, name),
-            optimizer or self.optimizer,
-            num_warmup_steps=self.plan.warmup_steps,
-            num_training_steps=num_training_steps,
-            scheduler_specific_kwargs=specific,
-        )
+        del num_training_steps  # the plan's
+        optimizer = optimizer or self.optimizer
+        assert optimizer is not None, "made before its schedule"
+        self.lr_scheduler = schedule_of(self.job.train, self.plan, optimizer)
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *_: Any) -> torch.Tensor:
         """Forward and backward of one whole optimiser step."""
         model.train()
-        loss = step_loss(model, self.job, self.plan, inputs["rows"])
-        if not torch.isfinite(loss):
-            raise Mistake(
-                Problem(
-                    "train.learning_rate", self.job.train.learning_rate,
-                    f"the loss became {loss.item()} at step {self.state.global_step + 1}",
-                    "lower it, or raise train.warmup_ratio",
-                )
-            )  # fmt: skip
-        self.progress.step_done(loss.item(), inputs["rows"])
+        cuts, losses = step_losses(model, self.job, self.plan, inputs["rows"])
+        self._step = Step(self.state.global_step + 1, self.learning_rate, cuts, losses, self.gradient_norm)
+        loss = losses.sum()
+        value = loss.item()
+        self._stop_unless_finite("loss", value)
+        self.progress.step_done(value, inputs["rows"])
         return loss
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        """Asked once in every step, between clipping and the optimiser: the last moment to save the weights."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        self.gradient_norm = float(norm)
+        self._stop_unless_finite("gradient norm", self.gradient_norm)
+        return norm
+
+    def _stop_unless_finite(self, what: Literal["loss", "gradient norm"], value: float) -> None:
+        if math.isfinite(value):
+            return
+        file = keep_step(self._step, self.job.training_rows, value if what == "gradient norm" else None, self.work)
+        self.progress.emit("kept", file=str(file))
+        raise diverged(what, value, self._step, self.job.train, file)
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step, where no factor lowers it."""
+        return float(max(self.lr_scheduler.get_last_lr()))
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Every metric of the family on the validation rows, in the plan's precision."""
@@ -357,8 +385,10 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         step, now = state.global_step, time.monotonic()
         last = step >= self.plan.steps
         if step % self.log_every == 0 or last:
-            rate = self.learner.lr_scheduler.get_last_lr()[0]
-            self._log(step, {"loss": float(np.mean(self._losses)), "learning_rate": rate})
+            norm = self.learner.gradient_norm
+            assert norm is not None
+            loss = float(np.mean(self._losses))
+            self._log(step, {"loss": loss, "learning_rate": self.learner.learning_rate, "gradient_norm": norm})
             self._losses = []
         if now - self._last_event >= PROGRESS_SECONDS or last:
             self._last_event = now

@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 
+from schemas.errors import Problem, RecipeError
 from schemas.recipe import Train
 from schemas.records import Plan
 from tasks.machine import BF16_FLAGS, cores, cpu_flags
@@ -20,6 +21,8 @@ CPU_MICRO_BATCH_TOKENS = 4_096
 GPU_MICRO_BATCH_TOKENS = 16_384
 EAGER_UP_TO = 512
 """Longest sequence, in tokens, for which plain attention without dropout beats the fused kernel on a CPU (2x at 24)."""
+WARMUP_RATIO = 0.06
+"""Of RoBERTa (Liu et al. 2019), where the recipe says nothing of the warm-up."""
 
 
 def device() -> Literal["cpu", "cuda", "mps"]:
@@ -49,6 +52,32 @@ def attention(train: Train, where: str, dropout: float | None, longest: int) -> 
     return "sdpa", "fused attention"
 
 
+def warmup_steps(train: Train, steps: int) -> int:
+    """Steps of a rising learning rate; one at least is left for its peak.
+
+    Raises:
+        RecipeError: The recipe asks for more.
+    """
+    if train.warmup_steps is None:
+        ratio = WARMUP_RATIO if train.warmup_ratio is None else train.warmup_ratio
+        return min(math.ceil(steps * ratio), steps - 1)
+    if train.warmup_steps >= steps:
+        raise RecipeError(
+            Problem(
+                "train.warmup_steps", train.warmup_steps, f"training has {steps} steps",
+                "lower it, or give a share of the steps as train.warmup_ratio",
+            )
+        )  # fmt: skip
+    return train.warmup_steps
+
+
+def decay_steps(train: Train, steps: int, after_warmup: int) -> int:
+    """Steps over which warmup-stable-decay falls to zero."""
+    if train.schedule != "warmup-stable-decay":
+        return 0
+    return min(math.ceil(steps * train.decay_ratio), after_warmup)
+
+
 def make_plan(
     train: Train,
     *,
@@ -73,6 +102,7 @@ def make_plan(
     implementation, attention_reason = attention(train, where, dropout, longest)
     steps_per_epoch = math.ceil(rows / train.global_batch_size)
     steps = train.max_steps or math.ceil(steps_per_epoch * train.epochs)
+    warming = warmup_steps(train, steps)
     budget = train.micro_batch_tokens or (CPU_MICRO_BATCH_TOKENS if where == "cpu" else GPU_MICRO_BATCH_TOKENS)
     budget_reason = "the recipe says so" if train.micro_batch_tokens else f"default for a {where}"
     return Plan(
@@ -84,10 +114,13 @@ def make_plan(
         micro_batch_tokens=max(budget, longest),
         steps=steps,
         steps_per_epoch=steps_per_epoch,
-        warmup_steps=math.ceil(steps * train.warmup_ratio),
-        decay_steps=math.ceil(steps * train.decay_ratio) if train.schedule == "warmup-stable-decay" else 0,
+        optimizer=train.optimizer,
+        warmup_steps=warming,
+        decay_steps=decay_steps(train, steps, steps - warming),
         eval_steps=train.eval_steps or max(1, math.ceil(steps_per_epoch / 2)),
         class_weights=class_weights,
+        label_smoothing=train.label_smoothing,
+        focal_gamma=train.focal_gamma,
         reasons={
             "precision": numbers_reason,
             "attention": attention_reason,

@@ -178,8 +178,10 @@ def outputs_of(
 
 def loss_of(plan: Plan | None, device: torch.device | str) -> Loss:
     """How the plan has losses made; plain without one."""
-    weights = None if plan is None or plan.class_weights is None else torch.tensor(plan.class_weights, device=device)
-    return Loss(weights)
+    if plan is None:
+        return Loss()
+    weights = None if plan.class_weights is None else torch.tensor(plan.class_weights, device=device)
+    return Loss(weights, plan.label_smoothing, plan.focal_gamma)
 
 
 def frames_of(family: Family, table: TokenTable, outputs: Outputs, meta: Meta) -> Iterator[pl.DataFrame]:

@@ -18,7 +18,7 @@ import torch
 from schemas.records import Plan
 from tasks.batches import Ints, TokenTable, micro_batches, padded_width
 from tasks.families import Loss
-from tasks.learner import Emit, Job, Learner, autocast, fused_attention, peak_memory, prepare, step_loss
+from tasks.learner import Emit, Job, Learner, autocast, fused_attention, peak_memory, prepare, step_losses
 from tasks.machine import allocated_memory
 from tasks.predict import PREDICT_TOKENS
 
@@ -115,12 +115,12 @@ def _step(learner: Learner, rows: Ints) -> float:
     """Seconds of one whole optimiser step."""
     began = time.perf_counter()
     learner.model.train()
-    loss = step_loss(learner.model, learner.job, learner.plan, rows)
-    torch.nn.utils.clip_grad_norm_(learner.model.parameters(), learner.job.train.max_grad_norm)
+    _, losses = step_losses(learner.model, learner.job, learner.plan, rows)
+    torch.nn.utils.clip_grad_norm_(learner.model.parameters(), learner.job.train.max_grad_norm or math.inf)
     assert learner.optimizer is not None
     learner.optimizer.step()
     learner.optimizer.zero_grad()
-    loss.item()  # waits for the device
+    losses.sum().item()  # waits for the device
     return time.perf_counter() - began
 
 

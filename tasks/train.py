@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from schemas.base import TaskSection
-from schemas.errors import OutOfMemory
+from schemas.errors import EnvironmentMistake, OutOfMemory, Problem
 from schemas.recipe import Model, Train
 from schemas.records import Artifact, Plan
 from tasks.base_model import base_model, refuse_other_labels
@@ -75,7 +76,9 @@ def plan_artifact(context: Context, tokens: Artifact) -> Artifact:
     recipe = context.recipe
     refuse_other_labels(recipe.model, context.home, lambda: context.path(tokens))
     defaults = Train()
-    beside_the_plan = ("learning_rate", "weight_decay", "max_grad_norm", "early_stopping_patience", "seed", *SAVING)
+    beside_the_plan = (
+        "learning_rate", "decay_power", "weight_decay", "max_grad_norm", "early_stopping_patience", "seed", *SAVING,
+    )  # fmt: skip
     settings = _settings(context) | {
         "train": recipe.train.model_copy(update={name: getattr(defaults, name) for name in beside_the_plan}),
         "machine": fingerprint(),
@@ -87,7 +90,7 @@ def plan_artifact(context: Context, tokens: Artifact) -> Artifact:
         inputs={"tokens": tokens},
         unkeyed=_unkeyed(context),
         modules=("tasks.learner", type(context.family).__module__),
-        libraries=LIBRARIES,
+        libraries=_libraries(recipe.train),
         apart_from=DRAWING,
         part_of="train",
     )
@@ -95,6 +98,24 @@ def plan_artifact(context: Context, tokens: Artifact) -> Artifact:
 
 SAVING = ("save_steps", "save_minutes")
 """How often to save changes nothing that is learnt, so it is no part of the key."""
+
+
+def _libraries(train: Train) -> tuple[str, ...]:
+    """Distributions that shape what is learnt.
+
+    Raises:
+        EnvironmentMistake: One is not installed.
+    """
+    if train.optimizer != "adamw-8bit":
+        return LIBRARIES
+    if find_spec("bitsandbytes") is None:
+        raise EnvironmentMistake(
+            Problem(
+                "train.optimizer", "adamw-8bit", "bitsandbytes is not installed",
+                "pip install 'hone[bitsandbytes]', or choose adafactor",
+            )
+        )  # fmt: skip
+    return (*LIBRARIES, "bitsandbytes")
 
 
 def _settings(context: Context) -> dict[str, Any]:
@@ -148,7 +169,7 @@ def train(context: Context, tokens: Artifact) -> Artifact:
                 inputs={"tokens": tokens},
                 unkeyed=_unkeyed(context) | {name: getattr(recipe.train, name) for name in SAVING},
                 modules=("tasks.learner", type(context.family).__module__),
-                libraries=LIBRARIES,
+                libraries=_libraries(recipe.train),
                 apart_from=DRAWING,
                 work_settings=settings | {"plan": comparable},
             )

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import random
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 WORDS = ["good", "fine", "great", "bad", "awful", "poor", "so", "very", "the", "film", "was", "today", "it", "all"]
 GOOD, BAD = WORDS[:3], WORDS[3:6]
+WITHOUT_BITSANDBYTES = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
+OPTIMIZERS = ["adamw", "adafactor", "muon", pytest.param("adamw-8bit", marks=WITHOUT_BITSANDBYTES)]
 
 
 def tiny_encoder(folder: Path, dropout: float = 0.0) -> Path:

@@ -62,9 +62,13 @@ class Loss:
 
     Attributes:
         weights: Of each label; none where all weigh the same.
+        label_smoothing: Share of each label that is spread evenly over all of them.
+        focal_gamma: Power of the model's doubt that an example's loss is multiplied by; 0 for plain cross-entropy.
     """
 
     weights: torch.Tensor | None = None
+    label_smoothing: float = 0.0
+    focal_gamma: float = 0.0
 
 
 class Family(Protocol):

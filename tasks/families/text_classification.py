@@ -44,6 +44,7 @@ class TextClassificationTask(TaskSection):
         "macro_f1", "micro_f1", "accuracy", "precision", "recall", "mcc", "balanced_accuracy", "weighted_f1",
     )  # fmt: skip
     measures: ClassVar[tuple[str, ...]] = ("auroc", "auprc", "log_loss", "brier", "ece")
+    heeds: ClassVar[tuple[str, ...]] = ("sampling", "class_weights", "label_smoothing", "focal_gamma")
     family: Literal["text-classification"] = "text-classification"
     text_column: str = "text"
     """Column of the source that holds the text."""
@@ -145,8 +146,8 @@ class TextClassification(Base):
         return tuple(float(w) for w in weights), reason
 
     def loss_sum(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor], loss: Loss) -> torch.Tensor:
-        """Cross-entropy, summed."""
-        return _cross_entropy(self._logits(model, batch), batch["labels"], loss)
+        """Cross-entropy or focal loss, summed."""
+        return _loss_sum(self._logits(model, batch), batch["labels"], loss)
 
     def _logits(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         logits: torch.Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
@@ -161,10 +162,10 @@ class TextClassification(Base):
     def outputs(
         self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor], loss: Loss
     ) -> tuple[np.ndarray[Any, Any], torch.Tensor]:
-        """Class probabilities `[batch, labels]`, and the summed cross-entropy."""
+        """Class probabilities `[batch, labels]`, and the summed loss."""
         logits = self._logits(model, batch)
         probabilities: np.ndarray[Any, Any] = logits.softmax(-1).cpu().numpy()
-        return probabilities, _cross_entropy(logits, batch["labels"], loss)
+        return probabilities, _loss_sum(logits, batch["labels"], loss)
 
     def predictions(self, windows: Windows, meta: Meta) -> dict[str, Any]:
         """True and most probable label, and all probabilities in the order of `meta["labels"]`: means over windows."""
@@ -317,7 +318,27 @@ def _difference(was: Mapping[str, Any], now: Mapping[str, Any], labels: Sequence
     return None
 
 
-def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, loss: Loss) -> torch.Tensor:
+def _loss_sum(logits: torch.Tensor, labels: torch.Tensor, loss: Loss) -> torch.Tensor:
+    from torch.nn.functional import cross_entropy
+
+    if loss.focal_gamma:
+        return _focal_loss_sum(logits, labels, loss)
+    return cross_entropy(logits, labels, loss.weights, label_smoothing=loss.label_smoothing, reduction="sum")
+
+
+def _focal_loss_sum(logits: torch.Tensor, labels: torch.Tensor, loss: Loss) -> torch.Tensor:
+    """Cross-entropy whose every term, of one class, is multiplied by the model's doubt of that class, to a power.
+
+    References:
+        Lin et al. 2017, Focal loss for dense object detection, which has one term for each example: unsmoothed labels.
+    """
     import torch
 
-    return torch.nn.functional.cross_entropy(logits, labels, weight=loss.weights, reduction="sum")
+    log_probabilities = logits.log_softmax(-1)
+    # Where float32 knows no doubt, a power below 1 would have no finite gradient.
+    doubt = (1 - log_probabilities.exp()).clamp(min=torch.finfo(logits.dtype).eps)
+    classes = logits.shape[-1]
+    wanted = torch.nn.functional.one_hot(labels, classes) * (1 - loss.label_smoothing) + loss.label_smoothing / classes
+    if loss.weights is not None:
+        wanted = wanted * loss.weights
+    return -(wanted * doubt**loss.focal_gamma * log_probabilities).sum()

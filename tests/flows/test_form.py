@@ -166,7 +166,7 @@ def test_choices_are_dropdowns(form):
     schema, _ = form
     assert schema["properties"]["refresh"]["enum"] == list(STAGES)
     train = schema["properties"]["recipe"]["properties"]["train"]["properties"]
-    assert train["schedule"]["enum"] == ["linear", "cosine", "warmup-stable-decay", "constant"]
+    assert train["schedule"]["enum"] == ["linear", "cosine", "polynomial", "warmup-stable-decay", "constant"]
 
 
 def test_both_uis_find_the_tab_of_what_was_opened_and_of_what_was_filled_in(form):

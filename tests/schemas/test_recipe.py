@@ -12,6 +12,7 @@ from schemas import base
 from schemas.errors import EnvironmentMistake, Mistake, Problem, RecipeError
 from schemas.recipe import Recipe, Train
 from schemas.stages import STAGES, Stage
+from tasks.families.text_classification import TextClassificationTask
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,29 @@ def test_a_recipe_survives_json_and_comes_back_equal(tmp_path):
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
 
 
+def test_a_warm_up_is_given_one_way_and_a_recipe_of_it_survives_json():
+    for warm_up in ({}, {"warmup_ratio": 0.1}, {"warmup_steps": 5}):
+        recipe = minimal(train=warm_up)
+        assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
+
+
+def test_balanced_sampling_needs_no_word_about_class_weights():
+    assert minimal(train={"sampling": "balanced"}).train.class_weights == "auto"
+    assert minimal(train={"sampling": "balanced", "class_weights": "none"}).train.sampling == "balanced"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("sampling", "balanced"), ("class_weights", "sqrt"), ("label_smoothing", 0.1), ("focal_gamma", 2.0)],
+)
+def test_what_a_family_does_not_heed_is_refused(monkeypatch, name, value):
+    assert getattr(minimal(train={name: value}).train, name) == value
+    monkeypatch.setattr(TextClassificationTask, "heeds", ())
+    with pytest.raises(ValidationError, match=f"train.{name} is {value!r}: text-classification has no classes"):
+        minimal(train={name: value})
+    assert minimal(train={"class_weights": "none"}).train.class_weights == "none"
+
+
 def test_a_stride_is_no_matter_where_no_windows_are_made():
     assert minimal(tokenize={"max_seq_length": 8}).tokenize.stride == 32
     assert minimal(tokenize={"max_seq_length": 8, "overlong": "window", "stride": 5}).tokenize.stride == 5
@@ -82,6 +106,15 @@ def minimal(**sections):
         ({"split": {"kind": "hash", "test": 0.5, "validation": 0.5}}, "at least 0.1 must be left to train"),
         ({"gate": {"thresholds": [{"metric": "rouge", "at_least": 0.1}]}}, "gate.thresholds.0.metric is 'rouge'"),
         ({"tokenize": {"overlong": "window", "max_seq_length": 34}}, r"stride \(32\) must be less than 32"),
+        (
+            {"train": {"warmup_ratio": 0.1, "warmup_steps": 5}},
+            r"warmup_ratio \(0.1\) and warmup_steps \(5\) exclude each",
+        ),
+        (
+            {"train": {"schedule": "warmup-stable-decay", "warmup_ratio": 0.9}},
+            "are 1.1 of the steps together: at most 1",
+        ),
+        ({"train": {"sampling": "balanced", "class_weights": "sqrt"}}, "'balanced' and class_weights 'sqrt' make up"),
     ],
 )
 def test_rules_across_fields(sections, message):

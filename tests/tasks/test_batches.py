@@ -155,6 +155,39 @@ def test_the_order_follows_from_seed_and_epoch_alone(table):
     assert list(EpochBatches(table.lengths, 16, seed=4)) != list(EpochBatches(table.lengths, 16, seed=3))
 
 
+CLASSES = np.repeat([0, 1, 2], [180, 40, 10])
+
+
+def test_balanced_every_class_is_seen_equally_often_in_as_many_steps():
+    lengths = np.arange(1, 231)
+    batches = EpochBatches(lengths, 16, seed=3, balance=CLASSES)
+    drawn = list(batches)
+    assert len(drawn) == len(batches) == len(EpochBatches(lengths, 16, seed=3))
+    assert [len(rows) for rows in drawn].count(16) == 14
+    assert np.bincount(CLASSES[list(chain(*drawn))]).tolist() == [77, 77, 76]
+
+
+def test_balanced_no_row_is_seen_again_before_all_others_of_its_class():
+    batches = EpochBatches(np.ones(230, int), 16, seed=3, balance=CLASSES)
+    times = np.zeros(230, int)
+    for epoch in range(5):
+        batches.set_epoch(epoch)
+        times += np.bincount(list(chain(*batches)), minlength=230)
+        assert all(np.ptp(times[name == CLASSES]) <= 1 for name in range(3))
+    assert times.sum() == 5 * 230
+
+
+def test_balanced_the_order_follows_from_seed_and_epoch_alone():
+    def epoch(number, seed=3):
+        batches = EpochBatches(np.ones(230, int), 16, seed=seed, balance=CLASSES)
+        batches.set_epoch(number)
+        return list(batches)
+
+    assert epoch(4) == epoch(4)
+    assert epoch(4) != epoch(5)
+    assert epoch(4) != epoch(4, seed=4)
+
+
 def test_like_lengths_share_a_batch_so_that_little_is_padding():
     lengths = np.random.default_rng(0).integers(3, 120, size=64 * BUCKET_STEPS)
     batches = [np.array(rows) for rows in EpochBatches(lengths, 64, seed=0)]

@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
 
 from schemas.errors import Mistake
 from schemas.records import Plan
 from tasks import learner, stopping
-from tasks.batches import TokenTable
-from tests.learning import job_spec, tiny_encoder, token_files
+from tasks.batches import EpochBatches, TokenTable
+from tests.learning import OPTIMIZERS, job_spec, tiny_encoder, token_files
 
 
 @pytest.fixture(scope="module")
@@ -172,15 +175,27 @@ def test_saving_more_often_changes_nothing_that_is_learnt(with_dropout, tmp_path
     assert rarely["weights_sha256"] == often["weights_sha256"]
 
 
-def test_accumulated_gradients_equal_those_of_the_large_batch(parts):
-    spec = job_spec(*parts, class_weights="balanced")
-    job, gradients = learner.Job(**spec), []
+@pytest.mark.parametrize("weights", [None, (0.7, 1.4)], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize(
+    "loss",
+    [{}, {"label_smoothing": 0.1}, {"focal_gamma": 2.0}],
+    ids=["cross-entropy", "smoothed", "focal"],
+)
+def test_loss_and_gradients_of_micro_batches_equal_those_of_the_large_batch(parts, weights, loss):
+    spec = job_spec(*parts, **loss)
+    job = learner.Job(**spec)
+    assert len(set(job.training_rows.lengths[:16].tolist())) > 5
+    found = []
     for budget in (100_000, 64):
-        plan = Plan.model_validate(planned(spec, micro_batch_tokens=budget, class_weights=(0.7, 1.4)))
+        plan = Plan.model_validate(planned(spec, micro_batch_tokens=budget, class_weights=weights))
         model = job.load("eager")
-        learner.step_loss(model, job, plan, np.arange(16))
-        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
-    assert torch.allclose(*gradients, rtol=1e-4, atol=1e-7)
+        cuts, losses = learner.step_losses(model, job, plan, np.arange(16))
+        gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        found.append((len(cuts), losses.sum(), gradients))
+    (one, whole, large), (several, summed, accumulated) = found
+    assert one == 1 < several
+    assert summed.item() == pytest.approx(whole.item(), rel=1e-6)
+    assert torch.allclose(accumulated, large, rtol=1e-4, atol=1e-7)
 
 
 def test_the_step_loss_is_the_weighted_mean_over_the_whole_step(parts):
@@ -191,23 +206,51 @@ def test_the_step_loss_is_the_weighted_mean_over_the_whole_step(parts):
     batch = job.training_rows.batch(np.arange(16))
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     expected = torch.nn.functional.cross_entropy(logits, batch["labels"], weight=torch.tensor([0.7, 1.4]))
-    assert learner.step_loss(model, job, plan, np.arange(16)).item() == pytest.approx(expected.item(), rel=1e-5)
+    _, losses = learner.step_losses(model, job, plan, np.arange(16))
+    assert losses.sum().item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("schedule", "expected"),
-    [
-        ("linear", [0.5, 1.0, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0.0]),
-        ("constant", [0.5, *[1.0] * 9]),
-        ("warmup-stable-decay", [0.5, *[1.0] * 5, 0.75, 0.5, 0.25, 0.0]),
-        ("cosine", [0.5, *[(1 + np.cos(np.pi * t / 8)) / 2 for t in range(9)]]),
-    ],
-)
-def test_the_learning_rate_warms_up_and_decays_as_the_recipe_says(parts, tmp_path, schedule, expected):
-    spec = job_spec(*parts, schedule=schedule, max_steps=10, warmup_ratio=0.2, decay_ratio=0.4)
+@pytest.mark.parametrize("warm_up", [{"warmup_ratio": 0.2}, {"warmup_steps": 2}], ids=["share", "steps"])
+def test_the_learning_rate_warms_up_and_decays_as_the_recipe_says(parts, tmp_path, warm_up):
+    spec = job_spec(*parts, schedule="warmup-stable-decay", max_steps=10, decay_ratio=0.4, **warm_up)
     _, events = trained(spec, tmp_path)
     rates = [v["values"]["learning_rate"] for name, v in events if name == "log" and "learning_rate" in v["values"]]
-    assert np.array(rates) / 3e-3 == pytest.approx(np.array(expected), abs=1e-9)
+    assert np.array(rates) / 3e-3 == pytest.approx([0.5, *[1.0] * 5, 0.75, 0.5, 0.25, 0.0], abs=1e-9)
+
+
+class Norms(TrainerCallback):
+    """Notes the norm of the gradient that each step is made with."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_pre_optimizer_step(self, args, state, control, model, **_):
+        self.seen.append(torch.cat([p.grad.flatten() for p in model.parameters()]).norm().item())
+
+
+@pytest.mark.parametrize("bound", [0.05, None], ids=["bounded", "empty"])
+def test_gradients_are_scaled_down_to_the_norm_that_the_recipe_bounds(parts, tmp_path, bound):
+    spec = job_spec(*parts, max_steps=5, max_grad_norm=bound)
+    events = []
+    plan = Plan.model_validate(planned(spec))
+    made = learner.Learner(
+        learner.Job(**spec), plan, work=tmp_path, emit=lambda event, **values: events.append((event, values)),
+        save_steps=None, save_minutes=1e9,
+    )  # fmt: skip
+    norms = Norms()
+    made.add_callback(norms)
+    made.train()
+    before = [v["values"]["gradient_norm"] for name, v in events if name == "log" and "loss" in v["values"]]
+    assert min(before) > 0.05
+    assert norms.seen == pytest.approx([0.05] * 5 if bound else before, rel=1e-3)
+
+
+def test_balanced_sampling_shows_each_class_equally_often_without_weights(parts, tmp_path):
+    spec = job_spec(*parts, sampling="balanced", epochs=1)
+    plan = planned(spec)
+    assert plan["class_weights"] is None
+    record, _ = trained(spec, tmp_path, plan)
+    assert record["steps"] == 15
 
 
 def test_training_stops_when_validation_no_longer_gets_better(parts, tmp_path):
@@ -254,16 +297,110 @@ def test_merged_adapters_predict_what_the_adapted_model_predicted_and_the_head_i
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists()
 
 
-def test_a_loss_that_is_no_number_stops_the_run_with_a_remedy(parts, tmp_path):
-    from safetensors.torch import load_file, save_file
+def with_weights(base, folder, **factors):
+    """A copy of a base model with some weights multiplied."""
+    shutil.copytree(base, folder)
+    weights = load_file(folder / "model.safetensors")
+    for name, factor in factors.items():
+        weights[name] *= factor
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
-    shutil.copytree(parts[0], tmp_path / "broken")
-    weights = load_file(tmp_path / "broken" / "model.safetensors")
-    weights["encoder.layer.0.output.dense.bias"].fill_(float("nan"))
-    save_file(weights, tmp_path / "broken" / "model.safetensors", metadata={"format": "pt"})
-    spec = job_spec(tmp_path / "broken", parts[1])
-    with pytest.raises(Mistake, match=r"train\.learning_rate = 0\.003: the loss became nan at step 1; lower it"):
-        trained(spec, tmp_path, planned(job_spec(*parts)))
+
+def stopped(spec, folder, plan):
+    """The mistake that training ends with, and the file that it says is kept."""
+    events = []
+    (folder / "work").mkdir()
+    with pytest.raises(Mistake) as mistake:
+        learner.train(
+            emit=lambda event, **values: events.append((event, values)), plan=plan, work=str(folder / "work"),
+            out=str(folder), save_minutes=1e9, **spec,
+        )  # fmt: skip
+    file = dict(events)["kept"]["file"]
+    assert file in str(mistake.value)
+    return str(mistake.value), json.loads(Path(file).read_text())
+
+
+def test_a_loss_that_overflows_stops_the_run_and_keeps_its_batch(parts, tmp_path):
+    base = with_weights(parts[0], tmp_path / "base", **{"encoder.layer.1.intermediate.dense.weight": 1e38})
+    spec = job_spec(base, parts[1], micro_batch_tokens=64)
+    mistake, kept = stopped(spec, tmp_path, planned(job_spec(*parts), micro_batch_tokens=64))
+    assert mistake.startswith("model.base: the loss became nan at step 1; its batch is kept in ")
+    assert (kept["step"], kept["loss"], kept["gradient_norm"]) == (1, "nan", None)
+    assert {micro_batch["loss"] for micro_batch in kept["micro_batches"]} == {"nan"}
+
+
+@pytest.fixture
+def one_bad_row(parts, tmp_path):
+    """A base model whose unknown word is out of all bounds, and tokens in which only `train-100` has it."""
+    base = with_weights(parts[0], tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"][1] = 1e38
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    tokens = shutil.copytree(parts[1], tmp_path / "tokens")
+    rows = pa.ipc.open_stream(parts[1] / "train.arrow").read_all()
+    ids = rows.column("input_ids").to_pylist()
+    ids[100][1] = 1
+    rows = rows.set_column(1, "input_ids", pa.array(ids, pa.list_(pa.int32())))
+    with pa.ipc.new_stream(tokens / "train.arrow", rows.schema) as stream:
+        stream.write_table(rows)
+    return base, tokens
+
+
+def test_what_is_kept_names_the_rows_of_the_step_and_what_the_model_was_given_of_them(parts, one_bad_row, tmp_path):
+    spec = job_spec(*one_bad_row, micro_batch_tokens=64)
+    batches = list(EpochBatches(learner.Job(**spec).training_rows.lengths, 16, seed=0))
+    step = next(number for number, rows in enumerate(batches, 1) if 100 in rows)
+    assert step > 1
+    mistake, kept = stopped(spec, tmp_path, planned(job_spec(*parts), micro_batch_tokens=64))
+    assert mistake.startswith(f"train.learning_rate = 0.003: the loss became nan at step {step}; its batch is kept in ")
+    assert mistake.endswith("; lower it, or warm up for longer")
+    assert (kept["step"], kept["loss"]) == (step, "nan")
+    assert 0 < kept["learning_rate"] <= 3e-3
+    assert kept["gradient_norm_of_last_step"] > 0
+    parts_of_it = kept["micro_batches"]
+    assert sorted(name for each in parts_of_it for name in each["ids"]) == sorted(
+        f"train-{i}" for i in batches[step - 1]
+    )
+    (culprit,) = [each for each in parts_of_it if each["loss"] == "nan"]
+    place = culprit["ids"].index("train-100")
+    table = learner.Job(**spec).training_rows
+    assert culprit["input_ids"][place][: table.lengths[100]] == table.row(100).tolist()
+    assert culprit["labels"][place] == table.labels_of()[100]
+
+
+def test_a_gradient_that_overflows_under_a_finite_loss_stops_the_run_before_the_weights_are_spoilt(parts, tmp_path):
+    # The factors cancel in what is predicted, but not in the gradient of the smaller weights.
+    huge = {f"encoder.layer.1.output.LayerNorm.{name}": 1e30 for name in ("weight", "bias")}
+    base = with_weights(parts[0], tmp_path / "base", **huge, **{"pooler.dense.weight": 1e-30})
+    spec = job_spec(base, parts[1])
+    mistake, kept = stopped(spec, tmp_path, planned(job_spec(*parts)))
+    assert mistake.startswith("model.base: the gradient norm became inf at step 1; its batch is kept in ")
+    assert kept["gradient_norm"] == "inf"
+    assert kept["loss"] == pytest.approx(np.log(2), rel=0.2)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_under_every_optimiser_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(
+    with_dropout, tmp_path, optimizer
+):
+    spec = job_spec(*with_dropout, optimizer=optimizer, sampling="balanced", schedule="polynomial")
+    plan = planned(spec)
+    whole, _ = trained(spec, tmp_path / "whole", plan)
+
+    def kill_after(event, **values):
+        if event == "checkpoint" and values["step"] == 18:
+            raise KilledError
+
+    work = tmp_path / "cut" / "work"
+    work.mkdir(parents=True)
+    with pytest.raises(KilledError):
+        learner.train(
+            emit=kill_after, plan=plan, work=str(work), out=str(tmp_path), save_minutes=1e9, save_steps=6, **spec
+        )
+    resumed, _ = trained(spec, tmp_path / "cut", plan)
+    assert (resumed["resumed_from_step"], resumed["steps"]) == (18, 30)
+    assert resumed["weights_sha256"] == whole["weights_sha256"]
 
 
 def test_dropout_from_the_recipe_replaces_the_models_own(with_dropout):
