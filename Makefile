@@ -6,6 +6,9 @@ CONSTRAINTS := deployments/constraints.txt
 INSTALLED := $(VENV)/.installed
 DEVELOPED := $(VENV)/.developed
 
+# Test files that run at once; most wait for other processes much of the time.
+WORKERS ?= 2
+
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -37,7 +40,7 @@ demo: $(INSTALLED)
 	@$(BIN)/hone run deployments/sentiment.yaml
 
 test: $(DEVELOPED)
-	@$(BIN)/python -m pytest -m "not slow and not gpu" --durations=25
+	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not gpu" --durations=25
 
 check: $(DEVELOPED)
 	@$(BIN)/ruff check .
