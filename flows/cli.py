@@ -133,6 +133,18 @@ def _add_running(verbs: Verbs, recipe: argparse.ArgumentParser, common: argparse
     retrain.add_argument("--refresh", metavar="STAGE", help="in any case; compute this stage and all after it again")
     retrain.set_defaults(verb=_retrain)
 
+    curve = verbs.add_parser(
+        "curve",
+        parents=[recipe, common],
+        help="the metric against the number of training rows; would more pay?",
+    )
+    curve.add_argument(
+        "--shares", metavar="SHARES",
+        help="of the training rows, with commas between them; default: 0.05,0.1,0.25,0.5,1",
+    )  # fmt: skip
+    curve.add_argument("--seeds", type=int, metavar="N", default=1, help="trainings of each share; default: 1")
+    curve.set_defaults(verb=_curve)
+
 
 def _add_deciding(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     """The verbs by which a person decides who serves."""
@@ -171,6 +183,12 @@ def _retrain(options: argparse.Namespace) -> int:
     from flows.run import retrain
 
     return retrain(options.recipe, options.overrides, refresh=options.refresh, as_json=options.json)
+
+
+def _curve(options: argparse.Namespace) -> int:
+    from flows.curve import curve
+
+    return curve(options.recipe, options.overrides, shares=options.shares, seeds=options.seeds, as_json=options.json)
 
 
 def _up(options: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from schemas.curve import Curve
 from schemas.records import ModelVersion, Summary
 from tasks.gate import verdict_markdown
 from tasks.markdown import table
@@ -73,6 +74,18 @@ def report_data(recipe: str, folder: Path, run: Run | None) -> None:
     """Put what the data looks like on Prefect's page of the run."""
     page = with_pictures((folder / "report.md").read_text(encoding="utf-8"), folder, run, "data")
     create_markdown_artifact(page, key=f"report-{recipe}-data", description=f"The rows of {recipe}")
+
+
+@task(name="report", cache_policy=NO_CACHE, persist_result=False)
+def report_curve(found: Curve, folder: Path, run: Run) -> None:
+    """Put a learning curve, as a picture and as a table, on Prefect's page of the run."""
+    page = with_pictures((folder / "report.md").read_text(encoding="utf-8"), folder, run, "curve")
+    create_markdown_artifact(page, key=f"curve-{found.recipe}", description=found.told)
+    rows = [
+        {"share": point.share, "rows": point.rows, "steps": point.steps, **point.value.model_dump()}
+        for point in found.points
+    ]
+    create_table_artifact(rows, key=f"curve-{found.recipe}-points", description=f"{found.metric} by training rows")
 
 
 def _row(name: str, summary: Summary) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from schemas.stages import STAGES, Stage
 from tasks.home import Home
 
 Ended = Summary | Partial | Skipped
-Runs = Callable[[Recipe, Stage | None], Coroutine[Any, Any, Any]]
+Runs = Callable[..., Coroutine[Any, Any, Any]]
 
 
 def run(path: Path, overrides: Sequence[str], *, refresh: str | None, until: str | None, as_json: bool) -> int:
@@ -62,17 +62,9 @@ def _command(
     path: Path, overrides: Sequence[str], chosen: Callable[[], Runs], *, refresh: str | None, as_json: bool
 ) -> int:
     recipe, stage = load_recipe(path, overrides), _stage("--refresh", refresh)
-    home = Home.open(path)
-    configure(home)
-    from flows.terminal import Display, display, print_partial, print_summary
+    ended: Ended = watched(path, recipe, chosen, stage)
+    from flows.terminal import print_partial, print_summary
 
-    shown = Display()
-    display.set(shown)
-    shown.say(f"{recipe.name}: {recipe.description}" if recipe.description else recipe.name)
-    try:
-        ended = run_here(chosen(), recipe, stage)
-    finally:
-        shown.stop()
     if as_json:
         print(ended.model_dump_json())
     elif isinstance(ended, Summary):
@@ -84,15 +76,35 @@ def _command(
     return 0
 
 
-def run_here(flow: Runs, recipe: Recipe, refresh: Stage | None) -> Ended:
-    """Run a flow of the pipeline in this process."""
+def watched(path: Path, recipe: Recipe, chosen: Callable[[], Runs], *asked: Any) -> Any:
+    """Run a flow of a recipe in this process, shown as it goes; returns its result.
+
+    Args:
+        path: The recipe's file.
+        recipe: What it says.
+        chosen: Imports the flow: Prefect must not be imported before it is configured.
+        asked: The flow's further parameters.
+    """
+    configure(Home.open(path))
+    from flows.terminal import Display, display
+
+    shown = Display()
+    display.set(shown)
+    shown.say(f"{recipe.name}: {recipe.description}" if recipe.description else recipe.name)
+    try:
+        return run_here(chosen(), recipe, *asked)
+    finally:
+        shown.stop()
+
+
+def run_here(flow: Runs, *asked: Any) -> Any:
+    """Run a flow in this process, with these parameters."""
     from tasks.stage import unwrapped
 
     # MLflow takes over a second to import; Prefect's embedded server takes longer to start, in a process of its own.
     threading.Thread(target=_import_mlflow, daemon=True).start()
     heed_signals()
-    ended: Ended = unwrapped(asyncio.run(flow(recipe, refresh)))
-    return ended
+    return unwrapped(asyncio.run(flow(*asked)))
 
 
 def heed_signals() -> None:

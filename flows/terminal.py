@@ -147,6 +147,9 @@ GISTS: dict[str, Callable[[dict[str, Any]], str]] = {
     ),
     "replay": lambda s: f"{s['new']:,} new rows, {s['replayed']:,} of {s['known']:,} known ones again",
     "train": lambda s: f"{s['steps']:,} steps, {s['tokens_per_second']:,.0f} tokens/s, best at step {s['best_step']:,}",
+    "subset": lambda s: f"{s['rows']:,} rows, {s['tokens']:,} tokens",
+    "validate": lambda s: f"{s['metric']} {s['value']:.4f} on {s['rows']:,} validation rows",
+    "curve": lambda s: f"{len(s['points'])} points, {s['verdict']}",
     "evaluate": lambda s: f"{s['metric']} {s['metrics'][s['metric']]:.4f} on {s['rows']:,} test rows",
 }
 """Stage → its summary in a few words."""

@@ -56,8 +56,8 @@ class Train(Section):
 
     method: Method = FullFineTuning()
     """Which parameters learn."""
-    epochs: Annotated[float, Field(gt=0, le=1000)] = 2
-    """Passes over the training rows."""
+    epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Passes over the training rows; default: 2, and of few rows as many as make 200 steps."""
     max_steps: PositiveInt | None = None
     """Optimiser steps in all, instead of epochs."""
     optimizer: Literal["adamw", "adafactor", "muon", "adamw-8bit"] = "adamw"

@@ -14,6 +14,7 @@ import torch
 from schemas.errors import Problem, RecipeError
 from schemas.recipe import Train
 from schemas.records import Plan
+from tasks.course import course
 from tasks.machine import BF16_FLAGS, cores, cpu_flags
 
 CPU_MICRO_BATCH_TOKENS = 4_096
@@ -100,9 +101,8 @@ def make_plan(
     where = device()
     numbers, numbers_reason = precision(train, where)
     implementation, attention_reason = attention(train, where, dropout, longest)
-    steps_per_epoch = math.ceil(rows / train.global_batch_size)
-    steps = train.max_steps or math.ceil(steps_per_epoch * train.epochs)
-    warming = warmup_steps(train, steps)
+    going = course(train, rows)
+    warming = warmup_steps(train, going.steps)
     budget = train.micro_batch_tokens or (CPU_MICRO_BATCH_TOKENS if where == "cpu" else GPU_MICRO_BATCH_TOKENS)
     budget_reason = "the recipe says so" if train.micro_batch_tokens else f"default for a {where}"
     return Plan(
@@ -112,12 +112,12 @@ def make_plan(
         threads=cores(),
         global_batch_size=train.global_batch_size,
         micro_batch_tokens=max(budget, longest),
-        steps=steps,
-        steps_per_epoch=steps_per_epoch,
+        steps=going.steps,
+        steps_per_epoch=going.steps_per_epoch,
         optimizer=train.optimizer,
         warmup_steps=warming,
-        decay_steps=decay_steps(train, steps, steps - warming),
-        eval_steps=train.eval_steps or max(1, math.ceil(steps_per_epoch / 2)),
+        decay_steps=decay_steps(train, going.steps, going.steps - warming),
+        eval_steps=going.eval_steps,
         class_weights=class_weights,
         label_smoothing=train.label_smoothing,
         focal_gamma=train.focal_gamma,
@@ -126,6 +126,7 @@ def make_plan(
             "attention": attention_reason,
             "micro_batch_tokens": budget_reason,
             "class_weights": class_weights_reason,
+            "steps": going.reason,
             "threads": "every core this process may use",
         },
     )

@@ -13,7 +13,6 @@ References:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +20,8 @@ from schemas.errors import DataError, Problem
 from schemas.records import Artifact
 from tasks.context import Context
 from tasks.held_out import among, known_by, row_hashes
+from tasks.lessons import has_classes, mask, training_batches, write_lessons
 from tasks.stage import stage_task
-from tasks.store import link
-from tasks.tokenize import Stream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,9 +29,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from tasks.held_out import Hashes
-
-UNCHANGED = ("validation.arrow", "test.arrow", "meta.json")
-"""Files of the tokens that are the same here."""
 
 
 def replay_rows(
@@ -60,17 +55,17 @@ def replay_rows(
     del known
     ids, new, again = _chosen(split, learnt, share)
     kept, fresh = np.unique(ids[new | again]), np.unique(ids[new])
-    lost = _labels_lost(tokens / "train.arrow", kept)
+    lost = _labels_lost(tokens, kept)
     written = [np.empty(0, np.uint64)]
-    with Stream(out / "train.arrow") as stream:
-        for batch in _stream(tokens / "train.arrow"):
-            found = known_by(batch["id"].to_pylist())
-            chosen = among(found, kept) | _has_one_of(lost, batch)
-            stream.write(batch.filter(_mask(chosen)))
-            written.append(np.unique(found[chosen]))
+
+    def learn(batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
+        found = known_by(batch["id"].to_pylist())
+        chosen = among(found, kept) | _has_one_of(lost, batch)
+        written.append(np.unique(found[chosen]))
+        return chosen
+
+    stream = write_lessons(tokens, out, learn)
     _refuse_nothing(share, stream.rows)
-    for name in UNCHANGED:
-        link(tokens / name, out / name)
     rows = np.unique(np.concatenate(written))
     count = int(among(rows, fresh).sum())
     return {"new": count, "known": int((~new).sum()), "replayed": len(rows) - count, "tokens": stream.tokens}
@@ -104,29 +99,14 @@ def _chosen(split: Path, learnt: Hashes, share: float) -> tuple[Hashes, npt.NDAr
     return np.concatenate(ids), np.concatenate(new), np.concatenate(again)
 
 
-def _stream(file: Path) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
-
-    with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as stream:
-        yield from stream
-
-
-def _mask(chosen: npt.NDArray[np.bool_]) -> pa.Array:
-    import pyarrow as pa
-
-    return pa.array(chosen)
-
-
 def _labels_lost(tokens: Path, kept: Hashes) -> list[int]:
     """The classes that some row has, but none of those that are kept; none where labels are not classes."""
-    import pyarrow as pa
-
     there, left = set[int](), set[int]()
-    for batch in _stream(tokens):
-        if not pa.types.is_integer(batch["labels"].type):
+    for batch in training_batches(tokens):
+        if not has_classes(batch):
             return []
         there.update(batch["labels"].unique().to_pylist())
-        chosen = batch.filter(_mask(among(known_by(batch["id"].to_pylist()), kept)))
+        chosen = batch.filter(mask(among(known_by(batch["id"].to_pylist()), kept)))
         left.update(chosen["labels"].unique().to_pylist())
     return sorted(there - left)
 
