@@ -13,6 +13,8 @@ from pydantic import ValidationError
 
 from flows.finetune import finetune
 from flows.form import form_of, recipe_form
+from flows.learning_curve import curve
+from schemas.curve import MOST_SEEDS, SHARES
 from schemas.loading import find_recipes, load_recipe, validate_recipe
 from schemas.recipe import Recipe
 from schemas.stages import STAGES, Stage
@@ -131,6 +133,16 @@ def test_every_field_at_every_depth_defaults_to_what_the_recipe_says(form):
 def test_a_section_has_no_default_of_its_own(form):
     schema, _ = form
     assert [path for path, field in fields(schema) if "properties" in field and "default" in field] == []
+
+
+def test_a_curve_asks_for_shares_and_seeds_beside_the_recipe(recipe):
+    schema, parameters = recipe_form(curve, recipe)
+    validation.validate({**parameters, "shares": [0.5, 1], "seeds": 2}, schema, raise_on_error=True)
+    fields_of = schema["properties"]
+    assert fields_of["shares"]["default"] == list(SHARES)
+    assert (fields_of["seeds"]["default"], fields_of["seeds"]["maximum"]) == (1, MOST_SEEDS)
+    with pytest.raises(validation.ValidationError):
+        validation.validate({**parameters, "shares": [2]}, schema, raise_on_error=True)
 
 
 def test_when_a_recipe_runs_by_itself_is_no_part_of_a_run(rich):
