@@ -57,7 +57,7 @@ class Train(Section):
     method: Method = FullFineTuning()
     """Which parameters learn."""
     epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
-    """Passes over the training rows; default: 2, and of few rows as many as make 200 steps."""
+    """Passes over the training rows; default: 2, and of few rows as many as make 100 steps."""
     max_steps: PositiveInt | None = None
     """Optimiser steps in all, instead of epochs."""
     optimizer: Literal["adamw", "adafactor", "muon", "adamw-8bit"] = "adamw"

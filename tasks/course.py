@@ -19,9 +19,9 @@ from schemas.recipe import Train
 
 EPOCHS = 2.0
 """Passes over many rows, where the recipe names none."""
-LEAST_STEPS = 200
+LEAST_STEPS = 100
 """Optimiser steps that few rows are learnt in; see docs/little-data.md for how it was measured."""
-EVALUATIONS = 10
+EVALUATIONS = 5
 """Of a training that few rows make longer."""
 
 

@@ -230,7 +230,7 @@ def test_a_wrong_value_is_refused_before_there_is_a_run(rich, section, field, wr
 def test_an_emptied_field_is_refused_where_it_would_have_another_value_unseen(rich):
     schema, _ = recipe_form(finetune, rich.model_copy(update={"description": "Which team?"}))
     sections = schema["properties"]["recipe"]["properties"]
-    assert {"warmup_ratio", "learning_rate", "early_stopping_patience", "method"} <= {*sections["train"]["required"]}
+    assert {"decay_ratio", "learning_rate", "early_stopping_patience", "method"} <= {*sections["train"]["required"]}
     assert {"max_steps", "eval_steps"}.isdisjoint(sections["train"]["required"])
     assert sections["model"]["required"] == ["base", "trust_remote_code"]
     assert "description" not in schema["properties"]["recipe"]["required"]
