@@ -19,8 +19,9 @@ def test_few_rows_are_passed_more_often_and_looked_at_a_few_times() -> None:
     assert found.reason == f"at least {LEAST_STEPS}: 2 epochs of 256 rows would be 8"
 
 
-@pytest.mark.parametrize(("rows", "steps"), [(64 * LEAST_STEPS // 2, LEAST_STEPS), (64 * LEAST_STEPS // 2 + 1, LEAST_STEPS + 2)])
-def test_there_is_no_gap_where_the_rule_ends(rows: int, steps: int) -> None:
+@pytest.mark.parametrize(("more", "steps"), [(0, LEAST_STEPS), (1, LEAST_STEPS + 2)])
+def test_there_is_no_gap_where_the_rule_ends(more: int, steps: int) -> None:
+    rows = 64 * LEAST_STEPS // 2 + more
     assert course(Train(), rows).steps == steps
     assert course(Train(), rows).reason == "2 epochs"
 
