@@ -1,12 +1,7 @@
 """Trivial models that a fine-tuned one has to beat: for classification the most frequent label, and TF-IDF.
 
-TF-IDF here is a strong one: words, word pairs and character n-grams under logistic regression, its settings chosen on
-the validation rows. N-grams are hashed, so there is no vocabulary to outgrow memory, and training reads a bounded
-number of characters: beyond it, rows are drawn at random. Does not cover other tasks than one label per text.
-
-References:
-    S. Wang, C. Manning (2012), Baselines and Bigrams: Simple, Good Sentiment and Topic Classification.
-    K. Weinberger et al. (2009), Feature Hashing for Large Scale Multitask Learning.
+TF-IDF here is a strong one: words, word pairs and character n-grams (`tasks.tfidf`) under logistic regression, its
+settings chosen on the validation rows. Does not cover other tasks than one label per text.
 """
 
 from __future__ import annotations
@@ -21,31 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 from schemas.errors import DataError, Problem
 from tasks import classification as measures
-from tasks.rows import batches, count
+from tasks.rows import batches
+from tasks.tfidf import MAX_VALIDATION_ROWS, MAX_WEIGHTS, Features, sampled, training_rows
 
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
     from scipy.sparse import csr_matrix
 
-WORD_OR_MARK = r"(?u)\w+|[^\w\s]"
-"""A token: punctuation and emoji tell sentiment too."""
-BUCKETS = 2**20
-"""Hash buckets, once for words and once for character n-grams."""
-MIN_ROWS = 2
-"""Training rows an n-gram must be in."""
-MAX_WEIGHTS = 10_000_000
-"""Most n-grams times labels; the rarest n-grams go first. Each fit holds three such arrays of float64."""
 STRENGTHS = (1.0, 3.0, 10.0)
 """Values of C tried, as scikit-learn's LogisticRegression has it: the inverse of the L2 penalty over all rows."""
 EPOCHS = 6
 """Passes of averaged stochastic gradient descent; twice as many change macro-F1 by less than 0.002 on 30,000 tweets."""
-MAX_CHARS = 12_000_000
-"""Most characters of training text: about 1.5 GB while fitting. Fewer with many labels, see `_max_chars`."""
-MAX_CHARS_OF_A_TEXT = 4_000
-"""A longer text counts by its beginning."""
-MAX_VALIDATION_ROWS = 20_000
-"""Validation rows by which settings are chosen; beyond it, rows are drawn at random."""
 BATCH_ROWS = 20_000
 """Test rows predicted at once."""
 MAX_THREADS = 4
@@ -80,66 +62,6 @@ def classification(split: Path, labels: Sequence[str], metric: str, out: Path) -
     return {"majority": {"label": majority, "share": round(max(shares), 4)}, "tfidf": chosen}
 
 
-class _Ngrams:
-    """Hashed n-grams of one kind, weighted by TF-IDF: sublinear counts, rows of unit length, float32.
-
-    Args:
-        max_features: Most n-grams kept.
-        options: Of scikit-learn's HashingVectorizer: what an n-gram is.
-    """
-
-    def __init__(self, max_features: int, **options: Any) -> None:
-        import numpy as np
-        from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
-
-        self._max_features = max_features
-        self._hashing = HashingVectorizer(
-            n_features=BUCKETS, alternate_sign=False, norm=None, dtype=np.float32, **options
-        )
-        self._weights = TfidfTransformer(sublinear_tf=True)
-
-    def fit(self, texts: pl.Series) -> csr_matrix:
-        """Learn which n-grams are frequent enough and how telling each is; the features of the training texts."""
-        import numpy as np
-
-        counts = self._hashing.transform(texts)
-        rows_with = np.bincount(counts.indices, minlength=BUCKETS)
-        frequent = min(self._max_features, int((rows_with >= min(MIN_ROWS, rows_with.max())).sum()))
-        self._kept = np.sort(np.argsort(-rows_with, kind="stable")[:frequent])
-        return self._weights.fit_transform(counts[:, self._kept])
-
-    def __call__(self, texts: pl.Series) -> csr_matrix:
-        """The features of further texts, `[texts, n-grams]`."""
-        return self._weights.transform(self._hashing.transform(texts)[:, self._kept], copy=False)
-
-
-class _Features:
-    """Word and character n-grams side by side, each of unit length: the many characters do not drown the words."""
-
-    def __init__(self, max_features: int) -> None:
-        self._kinds = (
-            _Ngrams(max_features // 2, ngram_range=(1, 2), token_pattern=WORD_OR_MARK),
-            _Ngrams(max_features // 2, ngram_range=(2, 5), analyzer="char_wb"),
-        )
-
-    def fit(self, texts: pl.Series) -> csr_matrix:
-        """The features of the training texts, `[texts, n-grams]`."""
-        return self._beside([kind.fit(_beginnings(texts)) for kind in self._kinds])
-
-    def __call__(self, texts: pl.Series) -> csr_matrix:
-        """The features of further texts, `[texts, n-grams]`."""
-        return self._beside([kind(_beginnings(texts)) for kind in self._kinds])
-
-    def _beside(self, parts: list[csr_matrix]) -> csr_matrix:
-        from scipy.sparse import hstack
-
-        return hstack(parts, format="csr")
-
-
-def _beginnings(texts: pl.Series) -> pl.Series:
-    return texts.str.slice(0, MAX_CHARS_OF_A_TEXT)
-
-
 @dataclass(frozen=True)
 class _Tfidf:
     """A fitted baseline.
@@ -149,7 +71,7 @@ class _Tfidf:
         labels: How many labels there are.
     """
 
-    features: _Features
+    features: Features
     classifier: Any
     labels: int
 
@@ -164,15 +86,15 @@ def _fit_tfidf(split: Path, labels: Sequence[str], metric: str) -> tuple[_Tfidf,
     import polars as pl
     from sklearn.linear_model import SGDClassifier
 
-    rows = _training_rows(split / "train.parquet", len(labels))
+    rows = training_rows(split / "train.parquet", len(labels), ["text", "label"])
     index = {label: i for i, label in enumerate(labels)}
     targets = rows["label"].replace_strict(index, return_dtype=pl.Int64).to_numpy()
     if len(np.unique(targets)) < 2:
         problem = "every training row has this label"
         raise DataError(Problem("label", rows["label"][0], problem, "collect rows that have another one"))
-    features = _Features(MAX_WEIGHTS // len(labels))
+    features = Features(MAX_WEIGHTS // len(labels))
     training = features.fit(rows["text"])
-    validation = _sampled(split / "validation.parquet", MAX_VALIDATION_ROWS)
+    validation = sampled(split / "validation.parquet", ["text", "label"], MAX_VALIDATION_ROWS)
     validation_features = features(validation["text"])
 
     def candidate(setting: tuple[str | None, float]) -> tuple[float, Any]:
@@ -218,34 +140,6 @@ def _label_shares(train: Path, labels: Sequence[str]) -> list[float]:
     for batch in batches([train], ["label"]):
         counts.update(dict(batch["label"].value_counts().iter_rows()))
     return [counts[label] / counts.total() for label in labels]
-
-
-def _max_chars(labels: int) -> int:
-    """Work grows with characters times labels, so that many labels get fewer characters, but a million at least."""
-    return min(MAX_CHARS, max(1_000_000, 150_000_000 // labels))
-
-
-def _training_rows(train: Path, labels: int) -> pl.DataFrame:
-    chars = sum(int(_beginnings(batch["text"]).str.len_chars().sum()) for batch in batches([train], ["text"]))
-    mean = chars / max(1, count([train]))
-    return _sampled(train, max(1, int(_max_chars(labels) / max(1.0, mean))))
-
-
-def _sampled(file: Path, most: int) -> pl.DataFrame:
-    """Text and label of all rows, or of `most` drawn at random, in the file's order."""
-    import numpy as np
-    import polars as pl
-
-    total = count([file])
-    drawn = np.arange(total)
-    if total > most:
-        drawn = np.sort(np.random.default_rng(SEED).choice(total, most, replace=False))
-    parts, start = [], 0
-    for batch in batches([file], ["text", "label"]):
-        first, last = np.searchsorted(drawn, [start, start + batch.height])
-        parts.append(batch[drawn[first:last] - start])
-        start += batch.height
-    return pl.concat(parts)
 
 
 def _test_rows(split: Path) -> Iterator[pl.DataFrame]:

@@ -81,6 +81,7 @@ def clean_rows(
         **family.describe(task, pl.scan_parquet(files(out / "rows"))),
         "text_column": family.text_columns[0],
         "target_columns": list(family.target_columns),
+        **(family.labelled.as_meta() if family.labelled else {}),
         "text_rules": text_rules(rules),
     }
     (out / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, indent=1))
@@ -102,12 +103,11 @@ def count_labels(
     """Label → rows kept, with those that the recipe names and no row has; none where the task has no labels."""
     import polars as pl
 
-    if "label" not in family.target_columns:
+    if family.labelled is None:
         return {}
     labels = Counter(dict.fromkeys(getattr(task, "labels", None) or (), 0))
-    for batch, here in _with_places(batches(clean_files, ["label"])):
-        kept = batch["label"].filter(pl.Series(reason[here] == several.KEPT))
-        labels.update(dict(kept.value_counts().iter_rows()))
+    for batch, here in _with_places(batches(clean_files, [family.labelled.column])):
+        labels.update(family.labelled.counts(batch.filter(pl.Series(reason[here] == several.KEPT))))
     return dict(sorted(labels.items()))
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.labels import Labelled
 from tasks.rows import batches, count
 from tasks.signatures import digests
 
@@ -94,13 +95,13 @@ class Measured:
     sources: dict[str, int]
 
 
-def measure(split: Path, text: str, *, with_labels: bool) -> Measured:
+def measure(split: Path, text: str, labelled: Labelled | None) -> Measured:
     """Read the sides of a split once.
 
     Args:
         split: Folder with `train.parquet`, `validation.parquet` and `test.parquet`.
         text: The column measured.
-        with_labels: Count the column `label`.
+        labelled: Where the labels are that are counted.
     """
     import numpy as np
 
@@ -108,21 +109,21 @@ def measure(split: Path, text: str, *, with_labels: bool) -> Measured:
     total = count(list(files.values()))
     few = min(2**64 - 1, 2**64 * WORD_ROWS // max(1, total))
     rows = dict.fromkeys(SIDES, 0)
-    labels: dict[str, Counter[str]] = {side: Counter() for side in SIDES} if with_labels else {}
+    labels: dict[str, Counter[str]] = {side: Counter() for side in SIDES} if labelled else {}
     sources: Counter[str] = Counter()
     starts = edges()
     lengths, marks = np.zeros(len(starts), np.int64), np.empty(total, np.uint64)
     shortest, longest, done = [], [0], 0
     words = _WordCounts()
     for number, (side, file) in enumerate(files.items()):
-        for frame in batches([file], ["id", "source", text, *(["label"] if with_labels else [])]):
+        for frame in batches([file], ["id", "source", text, *([labelled.column] if labelled else [])]):
             hashes = digests(frame["id"])
             marks[done : done + frame.height] = hashes & ~np.uint64(3) | np.uint64(number)
             done += frame.height
             rows[side] += frame.height
             sources.update(dict(frame["source"].value_counts().iter_rows()))
-            if with_labels:
-                labels[side].update(dict(frame["label"].value_counts().iter_rows()))
+            if labelled:
+                labels[side].update(labelled.counts(frame))
             chars = frame[text].str.len_chars().to_numpy()
             lengths += np.bincount(np.searchsorted(starts, chars, side="right") - 1, minlength=len(starts))
             shortest.append(int(chars.min(initial=2**31)))

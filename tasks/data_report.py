@@ -23,6 +23,7 @@ from tasks.digests import write_atomically
 from tasks.drift import BOUNDS_TOLD, Finding, Turnover, compare, label_shift, turnover, words_that_gained
 from tasks.fallen import Fallen, read_fallen
 from tasks.home import Home
+from tasks.labels import Labelled
 from tasks.markdown import plain, shortened, table
 from tasks.stage import stage_task
 
@@ -77,8 +78,8 @@ def write_report(
     """
     import numpy as np
 
-    with_labels = "label" in json.loads((split / "meta.json").read_text())["target_columns"]
-    measured = measure(split, text_column, with_labels=with_labels)
+    meta = json.loads((split / "meta.json").read_text(encoding="utf-8"))
+    measured = measure(split, text_column, Labelled.by(meta))
     quarantined = read_fallen(clean / "quarantine.parquet", text_column, examples)
     leaked = read_fallen(split / "leaked.parquet", text_column, examples)
     earlier = Profile.from_dict(dict(snapshot["profile"])) if snapshot and before else None

@@ -195,27 +195,31 @@ class Measured:
 
     Attributes:
         metric: The metric that decides.
-        labels: All labels, where the task has them.
         metrics: Name → interval; those of one label are named `<metric>/<label>`.
         baselines: Baseline → the same.
         gains: Baseline → the model against it, by the metric that decides.
         slices: The weakest first.
+        row_score: See `Family.row_score`.
         calibration: What was fitted on validation; see `Family.calibrate`.
+        calibration_told: Sentences on it.
         abstention: What abstaining does to the test rows; empty where the model never abstains.
         speed: See `model_speed`.
+        sections: What only this task's report has.
     """
 
     metric: str
     evaluate: Evaluate
-    labels: tuple[str, ...]
     predictions: pl.DataFrame
     metrics: dict[str, Interval]
     baselines: dict[str, dict[str, Interval]]
     gains: dict[str, Paired]
     slices: tuple[SliceScore, ...]
+    row_score: str
     calibration: dict[str, Any]
+    calibration_told: tuple[str, ...]
     abstention: dict[str, Any]
     speed: dict[str, Any]
+    sections: tuple[str, ...]
 
     def summary(self) -> dict[str, Any]:
         """What the manifest, MLflow and the gate need, as JSON values."""
@@ -242,7 +246,9 @@ class Measured:
             "rows": self.predictions.height,
             "gains": {name: gain.model_dump() for name, gain in self.gains.items()},
             "slices": [part.model_dump() for part in self.slices],
+            "row_score": self.row_score,
             "calibration": self.calibration,
+            "calibration_told": list(self.calibration_told),
             "abstention": self.abstention,
             "speed": self.speed,
         }
@@ -262,10 +268,10 @@ def measure(
 ) -> Measured:
     """Every metric with its interval, for the model and the baselines, the paired gains, and the slices."""
     options = bootstrap_options(evaluate)
+    abstention = family.abstention(predictions, calibration, confidence=evaluate.confidence)
     return Measured(
         metric=metric,
         evaluate=evaluate,
-        labels=tuple(meta.get("labels", ())),
         predictions=predictions,
         metrics=family.intervals(predictions, meta, **options),
         baselines={name: family.intervals(rows, meta, **options) for name, rows in baselines.items()},
@@ -278,9 +284,12 @@ def measure(
                 min_rows=evaluate.slices.min_rows,
             )
         ),
+        row_score=family.row_score,
         calibration=calibration,
-        abstention=family.abstention(predictions, calibration, confidence=evaluate.confidence),
+        calibration_told=tuple(family.calibration_told(calibration, abstention)),
+        abstention=abstention,
         speed=speed,
+        sections=tuple(family.report_sections(predictions, meta)),
     )
 
 

@@ -7,15 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from schemas.records import Interval, Paired, SliceScore
-from tasks import classification
 from tasks.markdown import plain, table
 
 if TYPE_CHECKING:
     from tasks.evaluate import Measured
 
-WIDEST_TABLE = 12
-"""Labels up to which the report shows the whole confusion matrix; with more, the most frequent confusions."""
-MOST_CONFUSIONS = 20
 MOST_SLICES = 25
 """Weakest slices that the report shows."""
 
@@ -36,8 +32,8 @@ def report(found: Measured, pictures: Sequence[Path] = ()) -> str:
         *_label_section(found, confidence),
         *_baseline_section(found, confidence),
         *_slice_section(found, confidence),
-        *_calibration_section(found),
-        *_confusion_section(found),
+        *(["## Calibration", *found.calibration_told] if found.calibration_told else []),
+        *found.sections,
         *_speed_section(found),
         *(f"![{picture.stem.replace('_', ' ')}]({picture.name})" for picture in pictures),
         f"Intervals: bootstrap, {found.evaluate.bootstrap_resamples:,} resamples of the rows. Gains are paired: both "
@@ -109,9 +105,9 @@ def _slice_section(found: Measured, confidence: str) -> list[str]:
     more = f" {left_out} stronger ones are left out." if left_out else ""
     return [
         "## Slices",
-        f"Share of right answers on parts of the test rows, the weakest first. {told} The chance is adjusted for all "
-        f"{len(found.slices)} slices (Holm).{more}",
-        table(("slice", "rows", "right", confidence, "chance"), [_slice_row(part, unlikely) for part in weakest]),
+        f"{found.row_score.capitalize()} on parts of the test rows, the weakest first. {told} The chance is adjusted "
+        f"for all {len(found.slices)} slices (Holm).{more}",
+        table(("slice", "rows", "score", confidence, "chance"), [_slice_row(part, unlikely) for part in weakest]),
     ]
 
 
@@ -120,58 +116,6 @@ def _slice_row(part: SliceScore, unlikely: float) -> tuple[str, ...]:
     interval = Interval(value=part.value, low=part.low, high=part.high)
     value, bounds = _shown(interval)
     return f"{mark}{plain(part.name)}{mark}", f"{part.rows:,}", value, bounds, f"{part.p_weaker:.2g}"
-
-
-def _calibration_section(found: Measured) -> list[str]:
-    fitted, abstention = found.calibration, found.abstention
-    if not fitted:
-        return []
-    lines = [
-        f"Temperature {fitted['temperature']:.3f}, fitted on validation: there it took the expected calibration error "
-        f"from {fitted['before']['ece']:.4f} to {fitted['after']['ece']:.4f} and the log loss from "
-        f"{fitted['before']['log_loss']:.4f} to {fitted['after']['log_loss']:.4f}. All test measures are of calibrated "
-        "probabilities."
-    ]
-    wanted = fitted.get("abstain")
-    if wanted and wanted["threshold"] is None:
-        lines.append(
-            f"No threshold reached a precision of {wanted['precision']:.0%} on validation: it always abstains."
-        )
-    elif wanted:
-        right = abstention["precision"]
-        told = f", and is right on {right['value']:.1%} of these" if right else ""
-        lines.append(
-            f"Below a probability of {wanted['threshold']:.3f} the model abstains, for a precision of "
-            f"{wanted['precision']:.0%}: on the test rows it answers {abstention['coverage']:.1%}{told}."
-        )
-    return ["## Calibration", *lines]
-
-
-def _confusion_section(found: Measured) -> list[str]:
-    import polars as pl
-
-    one_label_each = all(found.predictions[column].dtype == pl.String for column in ("truth", "prediction"))
-    if not found.labels or not one_label_each:
-        return []
-    # A registered model may have answered with labels that today's rows do not have, or with none.
-    answers = [*found.labels, *sorted(set(found.predictions["prediction"]) - set(found.labels))]
-    heads = [plain(answer) or "(no answer)" for answer in answers]
-    counts = classification.confusion(found.predictions, answers)[: len(found.labels)].tolist()
-    if len(answers) <= WIDEST_TABLE:
-        rows = [
-            (plain(label), *(f"**{n:,}**" if i == j else f"{n:,}" for j, n in enumerate(row)))
-            for i, (label, row) in enumerate(zip(found.labels, counts, strict=True))
-        ]
-        return ["## Confusion", table(("true ╲ predicted", *heads), rows)]
-    confused = [
-        (count, truth, head)
-        for truth, row in zip(found.labels, counts, strict=True)
-        for predicted, head, count in zip(answers, heads, row, strict=True)
-        if count and truth != predicted
-    ]
-    most = sorted(confused, key=lambda cell: -cell[0])[:MOST_CONFUSIONS]
-    rows = [(plain(truth), head, f"{count:,}") for count, truth, head in most]
-    return ["## Most frequent confusions", table(("true", "predicted", "rows"), rows)]
 
 
 def _speed_section(found: Measured) -> list[str]:

@@ -30,7 +30,8 @@ def model_card(
     metrics: Mapping[str, Interval],
     baselines: Mapping[str, Mapping[str, float]],
     slices: Sequence[SliceScore],
-    calibration: Mapping[str, Any],
+    row_score: str,
+    calibration: Sequence[str],
     speed: Mapping[str, Any],
     verdict: Verdict,
     lineage: Mapping[str, str],
@@ -44,7 +45,8 @@ def model_card(
         metrics: On the test rows, with intervals.
         baselines: Name → metrics.
         slices: Parts of the test rows; the weakest are shown.
-        calibration: What was fitted on validation.
+        row_score: What a slice's value is.
+        calibration: Sentences on what was fitted on validation.
         speed: See `tasks.evaluate.model_speed`.
         verdict: Of the gate.
         lineage: Where it comes from.
@@ -65,7 +67,7 @@ def model_card(
         "|---|---|---|",
         *(f"| {_bold(n, n == decides)} | {m.value:.4f} | {m.low:.4f} to {m.high:.4f} |" for n, m in metrics.items()),
         *(f"- Baseline {name}: {decides} {b[decides]:.4f}" for name, b in baselines.items() if decides in b),
-        *_slices(slices),
+        *_slices(slices, row_score),
         *_use(calibration, speed),
         f"## Gate: {verdict.decision}",
         *(f"- {_word(c.outcome)}: {c.name} ({c.rule}; found {c.found})" for c in verdict.checks),
@@ -79,7 +81,7 @@ def model_card(
     return "\n".join(_spaced(lines)) + "\n"
 
 
-def _slices(slices: Sequence[SliceScore]) -> list[str]:
+def _slices(slices: Sequence[SliceScore], row_score: str) -> list[str]:
     """The weakest parts of the test rows."""
     weakest = sorted(slices, key=lambda part: part.value)[:WEAKEST_SHOWN]
     if not weakest:
@@ -88,26 +90,18 @@ def _slices(slices: Sequence[SliceScore]) -> list[str]:
         f"| {plain(part.name)} | {part.rows:,} | {part.value:.4f} | {part.low:.4f} to {part.high:.4f} |"
         for part in weakest
     ]
-    return ["## Weakest slices", "| slice | rows | right | interval |", "|---|---|---|---|", *rows]
+    return ["## Weakest slices", f"| slice | rows | {row_score} | interval |", "|---|---|---|---|", *rows]
 
 
-def _use(calibration: Mapping[str, Any], speed: Mapping[str, Any]) -> list[str]:
+def _use(calibration: Sequence[str], speed: Mapping[str, Any]) -> list[str]:
     """What to expect of its probabilities, its speed and its size."""
-    lines = [
+    return [
         "## In use",
         f"- {speed['latency_ms_p50']:.1f} ms a request (95 of 100 within {speed['latency_ms_p95']:.1f} ms), "
         f"{speed['rows_per_second']:,.0f} rows a second in batches of 32, on {speed['machine']['cores']} cores",
         f"- {speed['size_mb']:,.1f} MB of files",
+        *(f"- {sentence}" for sentence in calibration),
     ]
-    if calibration:
-        lines.append(f"- probabilities are calibrated: temperature {calibration['temperature']:.3f}, from validation")
-    abstain = calibration.get("abstain")
-    if abstain:
-        lines.append(
-            f"- abstains where its best probability is below {abstain['threshold']}, for {abstain['precision']:.0%} "
-            "right answers where it does not"
-        )
-    return lines
 
 
 def _word(outcome: CheckOutcome) -> str:

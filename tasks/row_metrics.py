@@ -72,10 +72,7 @@ def paired(
     confidence: float,
     seed: int,
 ) -> Paired:
-    """The gain of `new` over `old` on the rows both have, joined by id, and its paired bootstrap.
-
-    P is twice the share of resampled differences on the smaller side of zero, the measured one counted among them, so
-    that it is never zero.
+    """The gain of `new` over `old` on the rows both have, joined by id, and its paired bootstrap; see `compared`.
 
     Args:
         new: Predictions.
@@ -90,7 +87,7 @@ def paired(
     Raises:
         DataError: No row in common, or the two disagree about what is true.
     """
-    ours, theirs = _common(new, old)
+    ours, theirs = common(new, old)
     ours_numbers, theirs_numbers = numbers(ours), numbers(theirs)
     size = ours_numbers.shape[1]
 
@@ -98,13 +95,27 @@ def paired(
         return {metric: metrics(sums[..., :size])[metric] - metrics(sums[..., size:])[metric]}
 
     both = np.concatenate([ours_numbers, theirs_numbers], axis=1)
-    value = float(difference(both.sum(0))[metric])
-    drawn = _drawn(both, difference, resamples, seed)[metric]
+    return compared(
+        float(difference(both.sum(0))[metric]), _drawn(both, difference, resamples, seed)[metric], confidence
+    )
+
+
+def compared(gain: float, drawn: Floats, confidence: float) -> Paired:
+    """A gain and its paired bootstrap.
+
+    P is twice the share of resampled differences on the smaller side of zero, the measured one counted among them, so
+    that it is never zero.
+
+    Args:
+        gain: As measured.
+        drawn: On resampled rows, `[resamples]`.
+        confidence: Share of them between low and high.
+    """
     beyond = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     return Paired(
-        gain=interval(value, drawn, confidence),
+        gain=interval(gain, drawn, confidence),
         se=float(drawn.std(ddof=1)),
-        p=min(1.0, 2 * (beyond + 1) / (resamples + 1)),
+        p=min(1.0, 2 * (beyond + 1) / (len(drawn) + 1)),
         test="paired bootstrap",
     )
 
@@ -135,8 +146,12 @@ def _cells(numbers: Floats, seed: int) -> tuple[Floats, Ints]:
     return np.asarray(sums, np.float64), np.ones(CELLS, np.int64)
 
 
-def _common(new: pl.DataFrame, old: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The rows both have, in one order."""
+def common(new: pl.DataFrame, old: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows both have, in one order.
+
+    Raises:
+        DataError: There is none, or the two disagree about what is true.
+    """
     ours = new.join(old.select("id"), on="id", how="semi", maintain_order="left")
     theirs = ours.select("id").join(old, on="id", how="left", maintain_order="left")
     if ours.is_empty():

@@ -110,8 +110,10 @@ class Values:
     values: tuple[str, ...]
 
     def slices(self, features: pl.DataFrame) -> list[Slice]:
-        """One for each value, one for all others, one for none."""
+        """One for each value; where a row has one value at most, also one for all others, one for none."""
         column = features[self.feature]
+        if column.dtype.is_nested():
+            return _slices({f"{self.shown}={value}": column.list.contains(value) for value in self.values}, self.kind)
         masks = {f"{self.shown}={value}": (column == value) for value in self.values}
         masks[f"{self.shown} is another value"] = column.is_not_null() & ~column.is_in(list(self.values))
         masks[f"{self.shown} is missing"] = column.is_null()
@@ -183,9 +185,9 @@ def describe(rows: pl.DataFrame, family: Family, settings: Slices, lengths: pl.S
         lengths: Tokens of each row; none: its characters are counted.
 
     Returns:
-        `id`, `label` (where the family learns one), `source`, `time` (where rows have one), `meta.<column>` for each
-        column of the settings, `length`, `language` (where asked for), `text` (its beginning, in lower case), and
-        features of the text: flags `has_…`, shares, `mean_word_length`.
+        `id`, `label` (where the family learns labels; lists of several), `source`, `time` (where rows have one),
+        `meta.<column>` for each column of the settings, `length`, `language` (where asked for), `text` (its beginning,
+        in lower case), and features of the text: flags `has_…`, shares, `mean_word_length`.
 
     Raises:
         EnvironmentMistake: Languages are asked for and the extra is not installed.
@@ -193,12 +195,13 @@ def describe(rows: pl.DataFrame, family: Family, settings: Slices, lengths: pl.S
     import polars as pl
 
     text = pl.col(family.text_columns[0])
-    label = ["label"] if "label" in family.target_columns and rows.schema.get("label") == pl.String else []
-    own = [name for name in (*label, "source", "time") if name in rows.columns]
+    own = [name for name in ("source", "time") if name in rows.columns]
+    labels = [family.labelled.to_each(rows).alias("label")] if family.labelled else []
     columns = [META + column for column in settings.columns]
     language = [_languages(rows[family.text_columns[0]])] if settings.languages else []
     return rows.select(
         "id",
+        *labels,
         *own,
         *(pl.when(pl.col(name).str.strip_chars() != "").then(name).alias(name) for name in columns),
         (text.str.len_chars() if lengths is None else pl.lit(lengths)).cast(pl.Int64).alias("length"),
@@ -235,8 +238,9 @@ def shown_names(columns: Sequence[str]) -> dict[str, str]:
 
 
 def frequent_values(column: pl.Series, most: int | None = MOST_VALUES) -> tuple[str, ...]:
-    """The most frequent values, in that order; all of them where `most` is none."""
-    counts = column.drop_nulls().rename("value").value_counts(name="rows")
+    """The most frequent values, of lists too, in that order; all of them where `most` is none."""
+    each = column.explode() if column.dtype.is_nested() else column
+    counts = each.drop_nulls().rename("value").value_counts(name="rows")
     return tuple(counts.sort(["rows", "value"], descending=[True, False])["value"].head(most or counts.height))
 
 

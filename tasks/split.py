@@ -8,7 +8,6 @@ in batches; of each only a side, two numbers and what it resembles are kept. Doe
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,10 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from schemas.base import TaskSection
 from schemas.data import HashSplit, OfficialSplit, Split, TimeSplit
 from schemas.errors import DataError, Problem
 from schemas.records import Artifact
 from tasks.context import Context
+from tasks.families import MEASURING, family_of
+from tasks.labels import Labelled
 from tasks.near_duplicates import NOWHERE, REASONS, TEST, TRAIN, VALIDATION, Findings, Rows, find
 from tasks.rows import BATCH_ROWS, Writer, batches, files
 from tasks.signatures import Signatures, digests, normalised, signature_part
@@ -48,13 +50,17 @@ LIKENESS = "__likeness"
 UNTIMED = "no_time"
 
 
-def split_rows(split: Split, clean: Path, signatures: Sequence[Path] | None, out: Path) -> dict[str, Any]:
-    """Write `train.parquet`, `validation.parquet`, `test.parquet`, `leaked.parquet` and a copy of `meta.json`.
+def split_rows(
+    split: Split, task: TaskSection, clean: Path, signatures: Sequence[Path] | None, out: Path
+) -> dict[str, Any]:
+    """Write `train.parquet`, `validation.parquet`, `test.parquet`, `leaked.parquet` and `meta.json`.
 
-    The rows of each are in the order of the clean rows, and `sides.u8` says where each clean row went.
+    The rows of each are in the order of the clean rows, and `sides.u8` says where each clean row went. The meta is that
+    of the clean rows, and what the training rows alone say of the task.
 
     Args:
         split: How sides are decided.
+        task: The recipe's task.
         clean: Folder with the clean rows.
         signatures: What `signature_part` wrote for each file of them; none: only equal texts are found across sides.
         out: Where to write.
@@ -67,21 +73,23 @@ def split_rows(split: Split, clean: Path, signatures: Sequence[Path] | None, out
         DataError: The source names a side that is none, a side is empty or too small, or train lacks a label.
     """
     import numpy as np
+    import polars as pl
 
     meta = json.loads((clean / "meta.json").read_text())
+    labelled = Labelled.by(meta)
     paths = files(clean / "rows")
     rows = deal(split, paths, meta["text_column"], meta["target_columns"])
     kept = Signatures.open(signatures) if signatures else None
     found = find(rows, kept, split.near_duplicates.threshold)
 
     np.where(found.why == 0, rows.sides, np.uint8(NOWHERE)).tofile(out / DEALT)
-    counts, labels, reasons = _write(paths, rows.sides, found, out)
-    one_label_each = "label" in meta["target_columns"]
-    refuse_unusable(split, counts, labels, set(meta["labels"]) if one_label_each else set())
+    counts, labels, reasons = _write(paths, rows.sides, found, labelled, out)
+    refuse_unusable(split, counts, labels, set(meta["labels"]) if labelled else set())
     shifts = label_shift(labels)
     visible = smallest_visible_difference(counts["test"])
     warn(counts["test"], visible, shifts)
-    shutil.copyfile(clean / "meta.json", out / "meta.json")
+    meta |= family_of(task).of_training(pl.scan_parquet(out / "train.parquet", glob=False), meta)
+    (out / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, indent=1))
     return {
         **counts,
         "leaked_by_reason": reasons,
@@ -195,7 +203,7 @@ class Buffered:
 
 
 def _write(
-    paths: Sequence[Path], sides: npt.NDArray[np.uint8], found: Findings, out: Path
+    paths: Sequence[Path], sides: npt.NDArray[np.uint8], found: Findings, labelled: Labelled | None, out: Path
 ) -> tuple[dict[str, int], dict[str, dict[str, int]], dict[str, int]]:
     """Write every row to its file.
 
@@ -224,8 +232,8 @@ def _write(
                 buffers[name].write(part.select(leaked_schema.names() if name == "leaked" else schema.names()))
                 if name == "leaked":
                     reasons.update(dict(part["reason"].value_counts().iter_rows()))
-                elif "label" in roles:
-                    labels[name].update(dict(part["label"].value_counts().iter_rows()))
+                elif labelled:
+                    labels[name].update(labelled.counts(part))
         for buffer in buffers.values():
             buffer.flush()
     counts = {name: writer.rows for name, writer in writers.items()}
@@ -346,7 +354,9 @@ def split(context: Context, cleaned: Artifact) -> Artifact:
     return context.artifact(
         "split",
         split_rows,
-        settings={"split": settings},
+        settings={"split": settings, "task": context.recipe.task},
         inputs={"clean": cleaned, "signatures": _signatures(context, cleaned) if search else []},
+        modules=(type(context.family).__module__,),
+        apart_from=MEASURING,
         libraries=("numpy", "pandera", "polars"),
     )

@@ -15,6 +15,7 @@ import pytest
 from schemas.records import Artifact
 from tasks import served
 from tasks.context import Context
+from tasks.labels import Labelled
 from tasks.registry import Registered
 
 LABELS = ["bad", "good"]
@@ -62,7 +63,8 @@ class Prepared:
         parts = {side: rows(count, side, starts[side]) for side, count in counts.items()}
         self.test = parts["test"]
         collected = pl.concat(parts.values()).with_columns(pl.col("text").str.to_uppercase())
-        meta = json.dumps({"labels": self.labels, "text_column": "text", "target_columns": ["label"]})
+        about = {"labels": self.labels, "text_column": "text", "target_columns": ["label"]}
+        meta = json.dumps(about | Labelled("label").as_meta())
 
         def write_raw(out: Path) -> None:
             (out / "rows").mkdir()

@@ -21,12 +21,17 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
+    from tasks.labels import Labelled
     from tasks.predict import Windows
+    from tasks.rules.repair import Step
     from tasks.tokenizer import BaseTokenizer
 
-DRAWING = ("tasks.baselines", "tasks.calibration", "tasks.plots")
+DRAWING = (
+    "tasks.baselines", "tasks.calibration", "tasks.classification_report", "tasks.plots", "tasks.tfidf",
+    "tasks.value_baselines", "tasks.value_plots",
+)  # fmt: skip
 """Modules that families use for reports alone: a change in them retrains nothing."""
-MEASURING = (*DRAWING, "tasks.classification", "tasks.row_metrics")
+MEASURING = (*DRAWING, "tasks.classification", "tasks.ranks", "tasks.row_metrics", "tasks.values")
 """Modules that families use once there is a model: a change in them prepares no data again."""
 
 Meta = Mapping[str, Any]
@@ -84,6 +89,19 @@ class Family(Protocol):
     """Columns that cleaning repairs and bounds; the first one is what splits and duplicates go by."""
     target_columns: tuple[str, ...]
     """Columns that are learnt; rows equal in text and unequal here contradict each other."""
+    labelled: Labelled | None
+    """Where clean rows have labels to be counted; none where the task has no labels."""
+    row_score: str
+    """What the mean of `row_scores` is, as people read it."""
+
+    def target_repairs(self, task: TaskSection, usual: Sequence[Step]) -> Sequence[Step]:
+        """(name, rule) that puts every target column right, in order, before rows are judged.
+
+        Args:
+            task: The recipe's.
+            usual: Rules for one label: white space around it, and other spellings.
+        """
+        ...
 
     def rejects(self, task: TaskSection) -> list[tuple[str, pl.Expr]]:
         """(reason, expression true for the rows to quarantine), in order; the first match names the reason."""
@@ -95,6 +113,10 @@ class Family(Protocol):
         Raises:
             DataError: The rows cannot teach this task (fewer than two labels, say).
         """
+        ...
+
+    def of_training(self, rows: pl.LazyFrame, meta: Meta) -> dict[str, Any]:
+        """What the training rows alone say of the task, such as the mean of a value; joins the meta."""
         ...
 
     def encode(self, rows: pl.DataFrame, meta: Meta, tokenizer: BaseTokenizer) -> Encoded:
@@ -199,6 +221,19 @@ class Family(Protocol):
         self, predictions: pl.DataFrame, calibration: Mapping[str, Any], *, confidence: float
     ) -> dict[str, Any]:
         """Of these rows: `coverage`, and `precision` (value, low, high); empty where it never does."""
+        ...
+
+    def calibration_told(self, calibration: Mapping[str, Any], abstention: Mapping[str, Any]) -> list[str]:
+        """Sentences on what was fitted, for the report and the model card; none where nothing was.
+
+        Args:
+            calibration: See `calibrate`.
+            abstention: See `abstention`, of the test rows.
+        """
+        ...
+
+    def report_sections(self, predictions: pl.DataFrame, meta: Meta) -> list[str]:
+        """Markdown that only this task's report has, after what `tasks.evaluation_report` says of every one."""
         ...
 
     def disagreements(

@@ -6,7 +6,7 @@ A family that derives from `Base` says what a row teaches, what the model predic
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
 
     from tasks.bootstrap import Floats
+    from tasks.labels import Labelled
+    from tasks.rules.repair import Step
 
 
 class Base:
@@ -26,6 +28,8 @@ class Base:
 
     serving_libraries: tuple[str, ...] = ("torch", "transformers", "safetensors", "pandas", "numpy")
     text_columns: tuple[str, ...] = ("text",)
+    labelled: Labelled | None = None
+    row_score = "share of right answers"
 
     def numbers(self, predictions: pl.DataFrame, meta: Meta) -> Floats:
         """What the metrics of a row are made of, `[rows, numbers]`; see `tasks.row_metrics`."""
@@ -34,6 +38,16 @@ class Base:
     def metrics_of(self, sums: Floats, meta: Meta) -> Mapping[str, Floats]:
         """Name → metric, `[…]`, of the numbers of several rows added up, `[…, numbers]`."""
         raise NotImplementedError
+
+    def target_repairs(self, task: Any, usual: Sequence[Step]) -> Sequence[Step]:
+        """The usual ones."""
+        del task
+        return usual
+
+    def of_training(self, rows: pl.LazyFrame, meta: Meta) -> dict[str, Any]:
+        """Nothing."""
+        del rows, meta
+        return {}
 
     def head_modules(self, model: torch.nn.Module) -> list[str]:
         """The task's head: every top-level module outside the pretrained body."""
@@ -117,6 +131,16 @@ class Base:
         """It never does."""
         del predictions, calibration, confidence
         return {}
+
+    def calibration_told(self, calibration: Mapping[str, Any], abstention: Mapping[str, Any]) -> list[str]:
+        """Nothing."""
+        del calibration, abstention
+        return []
+
+    def report_sections(self, predictions: pl.DataFrame, meta: Meta) -> list[str]:
+        """None."""
+        del predictions, meta
+        return []
 
     def plots(self, predictions: pl.DataFrame, uncalibrated: pl.DataFrame, meta: Meta, out: Path) -> list[Path]:
         """None."""

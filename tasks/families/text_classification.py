@@ -18,6 +18,7 @@ from schemas.errors import DataError, Problem
 from schemas.records import Interval, Paired
 from tasks.families import Encoded, Loss, Meta
 from tasks.families.base import Base
+from tasks.labels import Labelled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +72,7 @@ class TextClassification(Base):
     section = TextClassificationTask
     serving = Path(__file__).with_name("serve_text_classification.py")
     target_columns = ("label",)
+    labelled = Labelled("label")
 
     def rejects(self, task: TextClassificationTask) -> list[tuple[str, pl.Expr]]:
         """Rows without a label, and rows with one the recipe does not know."""
@@ -104,21 +106,9 @@ class TextClassification(Base):
 
     def load_model(self, base: str, meta: Meta, **options: Any) -> torch.nn.Module:
         """The base model under a classification head."""
-        import torch
-        from transformers import AutoModelForSequenceClassification
+        from tasks import sequence_model
 
-        labels = list(meta["labels"])
-        model: torch.nn.Module = AutoModelForSequenceClassification.from_pretrained(
-            base,
-            num_labels=len(labels),
-            id2label=dict(enumerate(labels)),
-            label2id={label: i for i, label in enumerate(labels)},
-            problem_type="single_label_classification",
-            dtype=torch.float32,
-            use_safetensors=True,
-            **options,
-        )
-        return model
+        return sequence_model.load(base, meta, meta["labels"], "single_label_classification", **options)
 
     def loss_weights(self, labels: np.ndarray[Any, Any], meta: Meta, how: str) -> tuple[tuple[float, ...] | None, str]:
         """Inverse class frequency or its root, scaled so that the mean weight of a training row is 1."""
@@ -147,11 +137,9 @@ class TextClassification(Base):
 
     def loss_sum(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor], loss: Loss) -> torch.Tensor:
         """Cross-entropy or focal loss, summed."""
-        return _loss_sum(self._logits(model, batch), batch["labels"], loss)
+        from tasks import sequence_model
 
-    def _logits(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        logits: torch.Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        return logits.float()
+        return _loss_sum(sequence_model.logits(model, batch), batch["labels"], loss)
 
     def loss_count(self, labels: torch.Tensor, loss: Loss) -> torch.Tensor:
         """Rows, or the sum of their weights."""
@@ -163,7 +151,9 @@ class TextClassification(Base):
         self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor], loss: Loss
     ) -> tuple[np.ndarray[Any, Any], torch.Tensor]:
         """Class probabilities `[batch, labels]`, and the summed loss."""
-        logits = self._logits(model, batch)
+        from tasks import sequence_model
+
+        logits = sequence_model.logits(model, batch)
         probabilities: np.ndarray[Any, Any] = logits.softmax(-1).cpu().numpy()
         return probabilities, _loss_sum(logits, batch["labels"], loss)
 
@@ -272,6 +262,18 @@ class TextClassification(Base):
         from tasks import calibration as fitted
 
         return fitted.abstention(predictions, calibration, confidence=confidence)
+
+    def calibration_told(self, calibration: Mapping[str, Any], abstention: Mapping[str, Any]) -> list[str]:
+        """The temperature, and when the model abstains."""
+        from tasks import classification_report
+
+        return classification_report.calibration_told(calibration, abstention)
+
+    def report_sections(self, predictions: pl.DataFrame, meta: Meta) -> list[str]:
+        """What was taken for what."""
+        from tasks import classification_report
+
+        return classification_report.confusion_section(predictions, meta["labels"])
 
     def disagreements(
         self, served: Sequence[Mapping[str, Any]], recorded: pl.DataFrame, meta: Meta

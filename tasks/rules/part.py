@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -135,7 +135,7 @@ def clean_part(rules: Clean, task: TaskSection, rows: Path, out: Path) -> dict[s
     ):
         for raw in batches([rows]):
             unlike_raw = frames.failures(raw_schema, raw)
-            repaired = repair(rules, family, raw, counts)
+            repaired = repair(rules, task, family, raw, counts)
             reason = judge(rules, task, family, repaired, unlike_raw)
             fit = reason.is_null()
             # What the rules let through must fit: a row that does not shows a fault in a rule or a family.
@@ -166,12 +166,12 @@ def clean_frame(rules: Clean, task: TaskSection, family: Family, roles: Iterable
     schema = frames.clean_rows(
         roles,
         lengths=dict.fromkeys(family.text_columns, (rules.min_chars, rules.max_chars)),
-        allowed=dict.fromkeys(family.target_columns, labels) if labels else {},
+        allowed={family.labelled.column: labels} if labels and family.labelled and not family.labelled.several else {},
     )
     return schema.update_column("id", unique=False)
 
 
-def repair(rules: Clean, family: Family, rows: pl.DataFrame, counts: Counts) -> pl.DataFrame:
+def repair(rules: Clean, task: TaskSection, family: Family, rows: pl.DataFrame, counts: Counts) -> pl.DataFrame:
     """The rows put right, and counted; `time` becomes a moment, with what the source wrote in `RAW_TIME`."""
     import polars as pl
 
@@ -187,7 +187,7 @@ def repair(rules: Clean, family: Family, rows: pl.DataFrame, counts: Counts) -> 
         rows = _applied(name, rule, rows, columns, counts)
     counts.repaired += _changed(before, rows, family.text_columns)
     own_targets = [column for column in family.target_columns if column not in family.text_columns]
-    for name, rule in target_repairs(rules):
+    for name, rule in target_repairs(rules, task, family):
         rows = _applied(name, rule, rows, own_targets, counts)
     if "time" not in rows.columns:
         return rows.with_columns(pl.lit(None, pl.String).alias(RAW_TIME))
@@ -210,13 +210,13 @@ def text_rules(rules: Clean) -> dict[str, Any]:
     return {"steps": on}
 
 
-def target_repairs(rules: Clean) -> list[Step]:
+def target_repairs(rules: Clean, task: TaskSection, family: Family) -> Sequence[Step]:
     """The rules for targets that are on, in order."""
-    repairs: list[Step] = [("strip_targets", targets.strip)]
+    usual: list[Step] = [("strip_targets", targets.strip)]
     if rules.label_aliases:
         aliases = targets.folded(rules.label_aliases)
-        repairs.append(("label_aliases", partial(targets.replace_aliases, aliases=aliases)))
-    return repairs
+        usual.append(("label_aliases", partial(targets.replace_aliases, aliases=aliases)))
+    return family.target_repairs(task, usual)
 
 
 def judge(rules: Clean, task: TaskSection, family: Family, rows: pl.DataFrame, unlike_raw: pl.Series) -> pl.Series:

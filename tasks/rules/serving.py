@@ -39,6 +39,7 @@ class Loaded:
     Attributes:
         about: What training knew of the task (`hone.json`).
         calibration: What was fitted on validation.
+        pad_token_id: What training padded with; a decoder finds the end of a text by it.
         stride: Tokens that the windows of a text share; none where long texts are cut.
     """
 
@@ -53,6 +54,7 @@ class Loaded:
         self.max_seq_length: int = self.about["max_seq_length"]
         self.stride: int | None = self.about["stride"] if self.about.get("overlong") == "window" else None
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.pad_token_id: int = self.about.get("pad_token_id", 0)
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         loader = getattr(transformers, architecture)
         model = loader.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
@@ -103,9 +105,7 @@ class Loaded:
                 given = {
                     name: _padded([values[place] for place in places], width, 0) for name, values in columns.items()
                 }
-                given["input_ids"] = _padded(
-                    [input_ids[place] for place in places], width, self.tokenizer.pad_token_id or 0
-                )
+                given["input_ids"] = _padded([input_ids[place] for place in places], width, self.pad_token_id)
                 given["attention_mask"] = _padded([[1] * len(input_ids[place]) for place in places], width, 0)
                 yield places, self.model(**{name: torch.tensor(rows).to(self.device) for name, rows in given.items()})
 

@@ -132,21 +132,3 @@ def test_texts_without_a_word_and_of_a_few_rows_are_no_obstacle(tmp_path: Path) 
     split = split_folder(tmp_path / "split", tiny, tiny, tiny)
     fitted(split, tmp_path / "out")
     assert pl.read_parquet(tmp_path / "out" / "tfidf.parquet").height == 2
-
-
-def test_huge_training_sets_are_sampled_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    frame = rows(5000, 1)
-    frame.with_columns(text=pl.concat_str("id", pl.lit("-"), "text")).write_parquet(tmp_path / "train.parquet")
-    monkeypatch.setattr(baselines, "_max_chars", lambda labels: 30_000)
-    drawn = baselines._training_rows(tmp_path / "train.parquet", 3)
-    assert 25_000 < drawn["text"].str.len_chars().sum() < 35_000
-    places = [int(text.split("-")[1]) for text in drawn["text"]]
-    assert places == sorted(set(places))
-    assert 2000 < np.mean(places) < 3000
-    assert drawn["label"].to_list() == [frame["label"][place] for place in places]
-    assert drawn.equals(baselines._training_rows(tmp_path / "train.parquet", 3))
-
-
-@pytest.mark.parametrize(("labels", "chars"), [(2, 12_000_000), (30, 5_000_000), (150, 1_000_000), (9999, 1_000_000)])
-def test_many_labels_get_fewer_characters(labels: int, chars: int) -> None:
-    assert baselines._max_chars(labels) == chars

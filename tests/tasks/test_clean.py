@@ -248,7 +248,8 @@ def test_the_meta_says_what_the_rows_teach(tmp_path):
     meta = json.loads((tmp_path / "out" / "meta.json").read_text())
     rules = {"steps": [{"rule": "fix_text", "form": "NFC"}, {"rule": "collapse_whitespace"}]}
     assert meta == {
-        "labels": ["neg", "pos"], "text_column": "text", "target_columns": ["label"], "text_rules": rules
+        "labels": ["neg", "pos"], "text_column": "text", "target_columns": ["label"], "label_column": "label",
+        "several_labels": False, "text_rules": rules
     }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from tasks.data_report import KEPT_SNAPSHOTS, data_report, last_snapshot, rememb
 from tasks.drift import Finding, Turnover
 from tasks.fallen import read_fallen
 from tasks.home import Home
+from tasks.labels import Labelled
 from tasks.markdown import plain, shortened, table
 
 ROW = {"row": pl.UInt32}
@@ -53,7 +54,7 @@ def write_split(folder: Path, sides: Sides, leaked: list[dict[str, Any]] | None 
     schema = dict.fromkeys(("id", "source", "text", "label", "reason", "twin"), pl.String) | ROW
     pl.DataFrame(leaked or [], schema=schema).write_parquet(folder / "leaked.parquet")
     labels = sorted({label for rows in sides.values() for _, _, label in rows})
-    meta = {"labels": labels, "text_column": "text", "target_columns": ["label"]}
+    meta = {"labels": labels, "text_column": "text", "target_columns": ["label"]} | Labelled("label").as_meta()
     (folder / "meta.json").write_text(json.dumps(meta))
     return folder
 
@@ -176,7 +177,7 @@ def test_lengths_have_exact_quantiles_below_64_and_near_ones_above(tmp_path):
 
 
 def test_a_profile_counts_rows_labels_lengths_and_words(tmp_path):
-    found = measure(write_split(tmp_path, SIDES), "text", with_labels=True)
+    found = measure(write_split(tmp_path, SIDES), "text", Labelled("label"))
     profile = found.profile
     assert profile.rows == {"train": 4, "validation": 1, "test": 1}
     assert profile.labels == {"train": {"neg": 2, "pos": 2}, "validation": {"pos": 1}, "test": {"neg": 1}}
@@ -200,8 +201,8 @@ def test_a_profile_counts_rows_labels_lengths_and_words(tmp_path):
 def test_a_profile_does_not_depend_on_the_order_of_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(data_profile, "WORD_ROWS", 100)
     rows = [(f"id{i}", f"word{i % 40} common", "pos") for i in range(1_000)]
-    one = measure(write_split(tmp_path / "1", SIDES | {"train": rows}), "text", with_labels=True)
-    other = measure(write_split(tmp_path / "2", SIDES | {"train": rows[::-1]}), "text", with_labels=True)
+    one = measure(write_split(tmp_path / "1", SIDES | {"train": rows}), "text", Labelled("label"))
+    other = measure(write_split(tmp_path / "2", SIDES | {"train": rows[::-1]}), "text", Labelled("label"))
     assert one.profile == other.profile
     assert (one.marks == other.marks).all()
     assert one.profile.word_rows == pytest.approx(100, abs=40)
@@ -209,7 +210,7 @@ def test_a_profile_does_not_depend_on_the_order_of_rows(tmp_path, monkeypatch):
 
 def test_rare_words_are_not_kept_because_they_tell_of_persons(tmp_path, monkeypatch):
     monkeypatch.setattr(data_profile, "FEWEST_ROWS", 3)
-    found = measure(write_split(tmp_path, SIDES), "text", with_labels=True)
+    found = measure(write_split(tmp_path, SIDES), "text", Labelled("label"))
     assert found.profile.words == {"film": 4, "good": 3}
 
 
@@ -264,7 +265,7 @@ def test_drift_is_told_against_the_snapshot_before(tmp_path):
     write_clean(tmp_path / "clean")
     old: Sides = SIDES | {"train": [(f"old{i}", "a short film", ("pos", "neg")[i % 2]) for i in range(500)]}
     new: Sides = SIDES | {"train": [(f"new{i}", "novel words in a much longer text", "pos") for i in range(500)]}
-    before = measure(write_split(tmp_path / "split", old), "text", with_labels=True)
+    before = measure(write_split(tmp_path / "split", old), "text", Labelled("label"))
     np.save(tmp_path / "marks.npy", before.marks)
     write_split(tmp_path / "split", new)
     snapshot = {

@@ -577,7 +577,8 @@ def test_the_card_tells_what_a_user_must_know(recipe: Recipe) -> None:
             SliceScore(name=f"label={name}", kind="label", rows=1_500, value=value, low=0.1, high=0.95, p_weaker=0.5)
             for name, value in (("good", 0.9), ("bad", 0.4))
         ],
-        calibration={"temperature": 1.3704, "abstain": {"precision": 0.95, "threshold": 0.83}},
+        row_score="share of right answers",
+        calibration=["Temperature 1.370, fitted on validation."],
         speed={
             "latency_ms_p50": 4.0,
             "latency_ms_p95": 7.5,
@@ -592,7 +593,7 @@ def test_the_card_tells_what_a_user_must_know(recipe: Recipe) -> None:
     assert "- quarantined: duplicate 7, too_short 2" in card
     assert "- rows: 38,158" in card
     assert card.index("| label=bad | 1,500 | 0.4000 |") < card.index("| label=good | 1,500 | 0.9000 |")
-    assert "temperature 1.370" in card
+    assert "- Temperature 1.370, fitted on validation." in card
     assert "95 of 100 within 7.5 ms" in card
     assert "Gate: reject" in card
     assert "- FAILED: threshold:accuracy (at least 0.5; found 0.6)" in card

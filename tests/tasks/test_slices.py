@@ -13,10 +13,11 @@ from scipy import optimize, stats
 from schemas.errors import EnvironmentMistake
 from schemas.recipe import Slices
 from tasks import slices
+from tasks.labels import Labelled
 from tasks.rules import language
 from tasks.slices import Slice
 
-FAMILY = SimpleNamespace(text_columns=("text",), target_columns=("label",))
+FAMILY = SimpleNamespace(text_columns=("text",), labelled=Labelled("label"))
 BOUNDS = {"confidence": 0.95, "min_rows": 5}
 
 
@@ -92,7 +93,7 @@ def test_batches_are_described_as_the_whole() -> None:
 
 
 def test_a_family_without_labels_has_no_label_slices() -> None:
-    found = slices.describe(rows(["a", "b"]), SimpleNamespace(text_columns=("text",), target_columns=()), Slices())
+    found = slices.describe(rows(["a", "b"]), SimpleNamespace(text_columns=("text",), labelled=None), Slices())
     assert "label" not in found.columns
 
 

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from schemas.data import HashSplit, NearDuplicates, OfficialSplit, Split, TimeSplit
 from schemas.errors import DataError
 from tasks import split
+from tasks.families.text_classification import TextClassificationTask
+from tasks.labels import Labelled
 from tasks.rows import files
 from tasks.signatures import signatures_of
 from tasks.split_checks import label_shift, smallest_visible_difference
@@ -46,6 +48,7 @@ def run(folder: Path, rows: pl.DataFrame, how: Split = HASH):
     for number, start in enumerate(range(0, rows.height, size)):
         rows[start : start + size].write_parquet(folder / "clean" / "rows" / f"{number:05}.parquet")
     meta = {"labels": sorted(set(rows["label"])), "text_column": "text", "target_columns": ["label"]}
+    meta |= Labelled("label").as_meta()
     (folder / "clean" / "meta.json").write_text(json.dumps(meta))
     parts = []
     if how.near_duplicates.search:
@@ -53,7 +56,7 @@ def run(folder: Path, rows: pl.DataFrame, how: Split = HASH):
             parts.append(folder / "signatures" / file.stem)
             parts[-1].mkdir(parents=True, exist_ok=True)
             signatures_of(file, "text", how.near_duplicates.permutations, how.near_duplicates.bands, parts[-1])
-    summary = split.split_rows(how, folder / "clean", parts or None, folder / "out")
+    summary = split.split_rows(how, TextClassificationTask(), folder / "clean", parts or None, folder / "out")
     names = ("train", "validation", "test", "leaked")
     return summary, {name: pl.read_parquet(folder / "out" / f"{name}.parquet") for name in names}
 
@@ -71,7 +74,8 @@ def test_shares_are_those_of_the_recipe(tmp_path):
     assert summary["validation"] == pytest.approx(400, abs=60)  # three standard deviations are 54
     assert summary["test"] == pytest.approx(400, abs=60)
     assert summary["labels"]["test"] == dict(sorted(sides["test"]["label"].value_counts().iter_rows()))
-    assert (tmp_path / "out" / "meta.json").read_bytes() == (tmp_path / "clean" / "meta.json").read_bytes()
+    kept, before = (json.loads((tmp_path / folder / "meta.json").read_text()) for folder in ("out", "clean"))
+    assert kept == before
 
 
 def test_a_row_never_changes_sides_as_the_data_grows(tmp_path):

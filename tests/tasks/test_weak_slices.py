@@ -9,8 +9,9 @@ import pytest
 from schemas.recipe import Slices
 from schemas.records import SliceScore
 from tasks import slices, weak_slices
+from tasks.labels import Labelled
 
-FAMILY = SimpleNamespace(text_columns=("text",), target_columns=("label",))
+FAMILY = SimpleNamespace(text_columns=("text",), labelled=Labelled("label"))
 COLUMNS = Slices(columns=("channel", "price"))
 WORDS = [f"{first}{second}{third}" for first in "bdkm" for second in "aeiou" for third in "lnrst"]
 ROWS = 2_000

@@ -18,6 +18,7 @@ from schemas.data import Clean
 from tasks import calibration
 from tasks.families import serve_text_classification
 from tasks.families.text_classification import TextClassification
+from tasks.rules import serving as serving_rules
 from tasks.rules import shipping
 from tasks.rules.part import text_rules
 from tests.tiny_classifier import LABELS, WORDS, serving, tiny_model
@@ -47,7 +48,7 @@ def test_the_order_and_size_of_batches_change_nothing(first: Path, monkeypatch: 
     model = serving(first)
     together = model.predict(None, TEXTS, {"batch_size": 7})["probabilities"].tolist()
     alone = [model.predict(None, [text])["probabilities"][0] for text in TEXTS]
-    monkeypatch.setattr(serve_text_classification, "CHUNK", 8)
+    monkeypatch.setattr(serving_rules, "CHUNK", 8)
     in_chunks = model.predict(None, TEXTS)["probabilities"].tolist()
     for one, other, third in zip(together, alone, in_chunks, strict=True):
         assert one == pytest.approx(other, abs=1e-5)

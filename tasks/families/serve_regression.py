@@ -1,0 +1,106 @@
+"""How a regression serves: an MLflow models-from-code file, copied into every registered model.
+
+It imports nothing of hone, so that `mlflow.pyfunc.load_model("models:/<name>@champion")` works wherever the model's
+requirements are installed. Texts are put right by the rules that the training's texts were put right by. Give it texts
+as they come.
+
+    model = mlflow.pyfunc.load_model("models:/polarity@champion")
+    model.predict(pd.DataFrame({"text": ["lovely", "meh"]}), params={"batch_size": 64})
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.models import ModelSignature
+from mlflow.pyfunc import PythonModel  # type: ignore[attr-defined]
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+BATCH_SIZE = 32
+"""Texts in one forward pass."""
+
+SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec(DataType.string, "text")]),
+    outputs=Schema([ColSpec(DataType.double, "value", required=False)]),
+    params=ParamSchema([ParamSpec("batch_size", DataType.long, BATCH_SIZE)]),
+)
+"""What the model takes and gives."""
+
+
+class Regressor(PythonModel):
+    """Predicts one number per text, in float32."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the model folder that training wrote, without asking the hub."""
+        self.shared = _shared()
+        self.loaded = self.shared.Loaded(context.artifacts, "AutoModelForSequenceClassification")
+        config: Any = self.loaded.model.config
+        self.mean, self.scale = float(config.value_mean), float(config.value_scale)
+
+    def predict(
+        self,
+        context: Any,  # noqa: ARG002  MLflow passes it
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
+    ) -> pd.DataFrame:
+        """One row per text, in order.
+
+        Args:
+            context: Unused.
+            model_input: DataFrame with a column `text`; a list of texts where MLflow's signature is not in between.
+            params: `batch_size`.
+
+        Returns:
+            `value`, in the units of the training's source; empty for a text that is missing or blank.
+
+        Raises:
+            ValueError: There is no column `text`.
+            TypeError: A text is something else.
+        """
+        texts = self.shared.texts_of(model_input)
+        batch_size, size = int((params or {}).get("batch_size", BATCH_SIZE)), self.loaded.chunk
+        chunks = [texts[start : start + size] for start in range(0, len(texts), size)]
+        values = [value for chunk in chunks for value in self._values(self.loaded.repaired(chunk), batch_size)]
+        return pd.DataFrame({"value": pd.Series(values, dtype=object)})
+
+    def _values(self, texts: list[str | None], batch_size: int) -> list[float | None]:
+        """The value of each text: the mean over its windows, of which most have one."""
+        told = [text for text in texts if text is not None]
+        if not told:
+            return [None for _ in texts]
+        input_ids, owners = self.loaded.encoded(told)
+        found = np.empty(len(input_ids))
+        for places, given in self.loaded.batches(input_ids, batch_size):
+            found[places] = self.mean + self.scale * given.logits[:, 0].double().cpu().numpy()
+        answers = iter(self.shared.means(found, owners, len(told)).tolist())
+        return [None if text is None else next(answers) for text in texts]
+
+
+def _shared() -> ModuleType:
+    """What serving files share: that in the model's code, or hone's own where this file is served from its checkout.
+
+    Loaded by path: two models in one process may have been trained under different versions of it.
+    """
+    folder = Path(__file__).with_name("code") / "hone_serving"
+    if not folder.is_dir():
+        return importlib.import_module("tasks.rules.serving")
+    name = f"{__name__.replace('.', '_')}_serving"
+    spec = importlib.util.spec_from_file_location(name, folder / "__init__.py")
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{folder} is no package")
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[name] = package
+    spec.loader.exec_module(package)
+    return importlib.import_module(f"{name}.serving")
+
+
+MODEL = Regressor()
+mlflow.models.set_model(MODEL)
