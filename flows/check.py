@@ -17,6 +17,7 @@ from tasks.clean import clean
 from tasks.collect import collect
 from tasks.context import Context
 from tasks.home import Home
+from tasks.onnx_job import require
 from tasks.split import split
 from tasks.tokenize import tokenize
 from tasks.tracking import prepare
@@ -32,6 +33,7 @@ def check(path: Path, overrides: Sequence[str], *, power: bool, as_json: bool) -
     With `power`, only say what differences the test rows can show.
     """
     recipe = load_recipe(path, overrides)
+    require(recipe.registry)
     home = Home.open(path)
     configure(home)
     shown = Display()

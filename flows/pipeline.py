@@ -37,6 +37,7 @@ from tasks.context import Context
 from tasks.families import family_of
 from tasks.home import Home
 from tasks.model_card import lineage_of
+from tasks.onnx_job import require
 from tasks.register import recipe_digest, verifiers
 from tasks.registry import champion, refuse_environment
 from tasks.start import Start
@@ -83,9 +84,11 @@ class PipelineContext(Context):
         """Start the MLflow run; it tells of what has happened already, too.
 
         Raises:
-            Mistake: The registered model is an environment of another recipe.
+            Mistake: The registered model is an environment of another recipe, or this machine cannot make what the
+                recipe wants registered.
             Fault: MLflow is away.
         """
+        require(self.recipe.registry)
         refuse_environment(self.home, self.recipe.model_name)
         known = _tags(self.home, self.recipe, self._swept) | {f"hone.{name}": value for name, value in tags.items()}
         self.run = Run.start(self.home, self.recipe, flow_run_id=self.flow_run_id, name=_flow_run_name(), tags=known)

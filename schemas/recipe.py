@@ -240,6 +240,8 @@ class Registry(Section):
     """Auto: a model that passes the gate becomes champion at once; manual: it waits as challenger."""
     environments: tuple[Environment, ...] = ()
     """Where a version goes from here, in order; `hone promote NAME --to staging` takes it there."""
+    onnx: Annotated[bool, Field(title="ONNX file")] = False
+    """Lay an ONNX file of the model beside it, checked against it, for runtimes without PyTorch. Needs extra `onnx`."""
     intended_use: str = ""
     """One sentence for the model card."""
 

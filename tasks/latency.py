@@ -43,7 +43,7 @@ def latency(*, emit: Callable[..., None], serving: str, model: str, rows: str, c
     """
     del emit
     frame = pd.DataFrame(pl.read_parquet(rows, columns=columns, glob=False).to_dict(as_series=False))
-    served = _load(Path(serving), Path(model))
+    served = served_model(Path(serving), Path(model))
     places = np.linspace(0, len(frame) - 1, num=min(len(frame), SINGLES)).astype(int)
     singles = [frame.iloc[[place]] for place in places]
     # A last batch that is not full would be slower for each of its rows; it counts where there is no other.
@@ -61,30 +61,29 @@ def latency(*, emit: Callable[..., None], serving: str, model: str, rows: str, c
     }
 
 
-def _load(serving: Path, model: Path) -> Callable[[pd.DataFrame], Any]:
+def served_model(serving: Path, model: Path) -> Any:
+    """The model of a serving file, loaded from a model folder as it serves; without what was fitted to it."""
     spec = importlib.util.spec_from_file_location(f"serving_{serving.stem}", serving)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    served = module.MODEL
-    context = SimpleNamespace(artifacts={"model": str(model)})
-    served.load_context(context)
-    return lambda rows: served.predict(context, rows)
+    module.MODEL.load_context(SimpleNamespace(artifacts={"model": str(model)}))
+    return module.MODEL
 
 
-def _timed(served: Callable[[pd.DataFrame], Any], requests: list[pd.DataFrame]) -> list[float]:
+def _timed(served: Any, requests: list[pd.DataFrame]) -> list[float]:
     """Seconds of each request, until the time is up; warming up takes as long at most, and one of each is made."""
     _until(served, requests[:WARM_UP])
     return _until(served, requests)
 
 
-def _until(served: Callable[[pd.DataFrame], Any], requests: list[pd.DataFrame]) -> list[float]:
+def _until(served: Any, requests: list[pd.DataFrame]) -> list[float]:
     seconds: list[float] = []
     ends = time.monotonic() + SECONDS
     for request in requests:
         began = time.perf_counter()
-        served(request)
+        served.predict(None, request)
         seconds.append(time.perf_counter() - began)
         if time.monotonic() > ends:
             break

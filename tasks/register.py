@@ -12,11 +12,12 @@ import importlib.util
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +35,7 @@ from tasks.families import Family, Meta
 from tasks.held_out import read_hashes, training_hashes, write_hashes
 from tasks.home import Home
 from tasks.model_card import lineage_of, model_card
+from tasks.onnx_job import ONNX, onnx_artifact
 from tasks.outbox import patiently
 from tasks.registry import CHALLENGER, CHAMPION, Registered, aliases_of, files_of, promote, version_of, version_with
 from tasks.rows import batches, files
@@ -64,6 +66,8 @@ TRAINING_HASHES = ("training_hashes.safetensors", "training_hashes.txt.gz")
 """File of the logged model with what its training rows are known by, and its name in versions of before."""
 RULE_LIBRARIES = ("ftfy", "polars")
 """What following the rules for texts mostly needs."""
+ONNX_DIFFERENCE = "hone.onnx_difference"
+"""Tag of a version with an ONNX file: how far that was from the model on real rows."""
 EXAMPLE_ROWS = 3
 """Of the input example."""
 CARD_LENGTH = 5_000
@@ -93,12 +97,16 @@ def register_model(
     verdict: Verdict,
     lineage: Mapping[str, str],
     model_card: str,
+    onnx: Callable[[], Path] | None = None,
     verifier: Verifier | None = None,
 ) -> ModelVersion:
     """The model's version in the registry: the one it has, or a new one.
 
     A new version that was not rejected becomes `challenger`; one that passed the gate becomes champion at once where
     the recipe promotes automatically, unless another champion serves by now or it was rolled back before.
+
+    An ONNX file is one more form of the same model, so it is no part of what the model is known by: a version that has
+    none yet is given one, and stays the version it is.
 
     Args:
         home: Whose MLflow it is.
@@ -114,6 +122,7 @@ def register_model(
         verdict: What the gate decided.
         lineage: Kept as tags `hone.<key>`.
         model_card: Markdown; the version's description.
+        onnx: Makes the folder that is laid beside the model as `onnx`, where the recipe asks for it.
         verifier: A process started early by `start_verifier`; default: one is started.
 
     Raises:
@@ -129,6 +138,8 @@ def register_model(
     with FileLock(home.locks / f"register-{name}.lock"):
         found = patiently(lambda: version_with(mlflow, name, identity), home)
         cached = found is not None
+        has_onnx = found is not None and ONNX_DIFFERENCE in found.tags
+        beside = onnx() if onnx is not None and not has_onnx else None
         if found is None:
             _refuse_pickle(folder)
             tags = {
@@ -137,6 +148,7 @@ def register_model(
                 "hone.family": recipe.task.family,
                 "hone.recipe_digest": recipe_digest(recipe),
                 "hone.gate": verdict.decision,
+                **({ONNX_DIFFERENCE: _onnx_difference(beside)} if beside else {}),
                 **{f"hone.{key}": value for key, value in lineage.items()},
             }
             candidate = _Candidate(
@@ -148,11 +160,14 @@ def register_model(
                 test=test,
                 raw=raw,
                 training_hashes=training_hashes,
+                onnx=beside,
                 card=model_card,
                 tags=tags,
             )
             model_id = _log_model(home, mlflow, candidate, verifier)
             found = patiently(lambda: _create_version(mlflow, name, model_id, candidate), home)
+        elif beside is not None:
+            _add_onnx(home, mlflow, found, beside)
         _propose(home, mlflow, found, verdict.decision)
     if verdict.passed and recipe.registry.promote == "auto" and not found.rolled_back:
         _promote_unless_refused(home, found, verdict, f"MLflow run {run_id}")
@@ -324,6 +339,7 @@ class _Candidate:
     test: Path
     raw: Path
     training_hashes: Hashes
+    onnx: Path | None
     card: str
     tags: Mapping[str, str]
 
@@ -393,6 +409,8 @@ def _save(out: Path, logged: LoggedModel, candidate: _Candidate) -> None:
             input_example=_example(candidate),
         )
     write_hashes(candidate.training_hashes, out / TRAINING_HASHES[0])
+    if candidate.onnx is not None:
+        shutil.copytree(candidate.onnx, out / ONNX)
     (out / "model_card.md").write_text(candidate.card, encoding="utf-8")
 
 
@@ -513,6 +531,19 @@ def _create_version(mlflow: MlflowClient, name: str, model_id: str, candidate: _
     return version_of(mlflow, name, str(created.version))
 
 
+def _onnx_difference(beside: Path) -> str:
+    """How far the ONNX file in this folder was from the model, in two digits."""
+    about = json.loads((beside / "about.json").read_text(encoding="utf-8"))
+    return f"{about['checked']['largest_difference']:.2g}"
+
+
+def _add_onnx(home: Home, mlflow: MlflowClient, found: Registered, beside: Path) -> None:
+    """Lay an ONNX file beside a model that is registered already; the tag, which says that it is there, comes last."""
+    patiently(lambda: mlflow.log_model_artifacts(found.model_id, str(beside), ONNX), home)
+    difference = _onnx_difference(beside)
+    patiently(lambda: mlflow.set_model_version_tag(found.name, found.version, ONNX_DIFFERENCE, difference), home)
+
+
 def _propose(home: Home, mlflow: MlflowClient, found: Registered, decision: Decision) -> None:
     """Keep the gate's latest word; the version is challenger unless it serves, was rejected or was taken back."""
     if found.tags.get("hone.gate") != decision:
@@ -610,6 +641,11 @@ def register(
         verdict=verdict,
         lineage=lineage,
     )
+    verifier = verifiers.take()
+
+    def onnx() -> Path:
+        return context.path(onnx_artifact(context, sides, model)) / ONNX
+
     try:
         return register_model(
             context.home,
@@ -625,10 +661,12 @@ def register(
             verdict=verdict,
             lineage=lineage,
             model_card=card,
-            verifier=verifiers.take(),
+            onnx=onnx if recipe.registry.onnx else None,
+            verifier=verifier,
         )
     finally:
-        verifiers.stop()
+        if verifier is not None:
+            verifier.close()
 
 
 def _intervals(metrics: Mapping[str, float]) -> dict[str, Interval]:

@@ -21,6 +21,7 @@ JOBS = {
     "rehearse": "tasks.rehearsal:rehearse",
     "predict": "tasks.predict:predict",
     "latency": "tasks.latency:latency",
+    "onnx": "tasks.onnx_export:export_onnx",
 }
 """Job → `module:function`; the function takes `emit` and the spec as keywords."""
 STOP = "stop"

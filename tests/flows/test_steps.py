@@ -7,14 +7,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from flows import observer, steps
 from flows.cli import main
 from flows.observer import RunObserver
-from flows.pipeline import begin
+from flows.pipeline import PipelineContext, begin
 from flows.stages import STAGE_FLOWS
+from schemas.errors import EnvironmentMistake
+from schemas.recipe import Recipe
 from schemas.records import Artifact
 from schemas.stages import STAGES, Stage
+from tasks import onnx_job
 from tasks.families.text_classification import TextClassification
 from tasks.home import Home
 from tasks.start import Start
@@ -158,3 +162,13 @@ def test_a_stage_that_is_none_is_refused(tmp_path: Path, option: str, capsys: py
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
     assert main(["run", str(tmp_path / "recipe.yaml"), option, "prepare"]) == 2
     assert f"hone: {option} = 'prepare': is not a stage; choose among collect," in capsys.readouterr().err
+
+
+def test_what_cannot_be_registered_is_refused_before_there_is_a_run(
+    home: Home, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_job.importlib.util, "find_spec", lambda library: None)
+    wanted = recipe.model_copy(update={"registry": recipe.registry.model_copy(update={"onnx": True})})
+    with pytest.raises(EnvironmentMistake, match="needs the extra `onnx`"):
+        PipelineContext(wanted, home, None, ()).record()
+    assert MlflowClient(home.mlflow_uri).get_experiment_by_name("tiny") is None

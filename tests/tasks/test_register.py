@@ -18,7 +18,7 @@ import pytest
 from mlflow import MlflowClient
 
 from schemas.data import Clean
-from schemas.errors import Fault, Mistake
+from schemas.errors import Fault, Mistake, Problem
 from schemas.recipe import Recipe
 from schemas.records import Check, CheckOutcome, Decision, Interval, ModelVersion, SliceScore, Verdict
 from tasks import register, registry
@@ -303,6 +303,51 @@ def test_another_calibration_is_another_model(home: Home, first: Path, tmp_path:
         (tmp_path / folder / "calibration.json").write_text(json.dumps({"temperature": 1.5 if folder == "c" else 1.2}))
         known_by.add(register.identity_of(home, first, FAMILY, tmp_path / folder / "calibration.json"))
     assert len(known_by) == 2
+
+
+class OnnxFile:
+    """Makes what stands for an ONNX file; counts how often."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.made = 0
+
+    def __call__(self) -> Path:
+        self.made += 1
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / "model.onnx").write_bytes(b"graph")
+        (self.folder / "about.json").write_text(json.dumps({"checked": {"largest_difference": 1.2345e-6}}))
+        return self.folder
+
+
+@pytest.mark.usefixtures("trusted")
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_onnx_file_lies_beside_the_model_and_makes_no_other_version(
+    home: Home, registering: Registering, first: Path, tmp_path: Path, at_once: bool
+) -> None:
+    onnx = OnnxFile(tmp_path / "made")
+    made = registering(first, onnx=onnx if at_once else None)
+    again = registering(first, onnx=onnx, verdict=verdict("1"))
+    third = registering(first, onnx=onnx, verdict=verdict("1"))
+    assert [(each.version, each.key) for each in (made, again, third)] == [("1", made.key)] * 3
+    assert onnx.made == 1
+    found = registry.champion(home, "tiny")
+    assert found.tags[register.ONNX_DIFFERENCE] == "1.2e-06"
+    assert registry.files_of(home, found, "onnx/model.onnx").read_bytes() == b"graph"
+    assert registry.files_of(home, found, "onnx/about.json").exists()
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_model_whose_onnx_file_cannot_be_made_is_not_registered(
+    home: Home, registering: Registering, first: Path
+) -> None:
+    def refuse() -> Path:
+        raise Mistake(Problem("registry.onnx", True, "cannot be exported", "leave registry.onnx out"))
+
+    with pytest.raises(Mistake, match="cannot be exported"):
+        registering(first, onnx=refuse)
+    assert MlflowClient(home.mlflow_uri).search_registered_models() == []
+    assert registering(first).version == "1"
 
 
 @pytest.mark.usefixtures("trusted")
