@@ -47,7 +47,7 @@ outputs = session.run(None, feed)
 ```
 
 Not in the file, and done by the version itself when MLflow loads it: putting texts right as those of the training
-were (`../code/hone_text_rules`, `text_rules` in `../artifacts/model/hone.json`), joining the windows of a long text,
+were (`../code/hone_serving`, `text_rules` in `../artifacts/model/hone.json`), joining the windows of a long text,
 and what was fitted on validation (`../artifacts/calibration.json`).
 """
 
