@@ -90,7 +90,7 @@ def plan_artifact(context: Context, tokens: Artifact) -> Artifact:
         inputs={"tokens": tokens},
         unkeyed=_unkeyed(context),
         modules=("tasks.learner", type(context.family).__module__),
-        libraries=_libraries(recipe.train),
+        libraries=libraries_of(recipe.train),
         apart_from=DRAWING,
         part_of="train",
     )
@@ -100,7 +100,7 @@ SAVING = ("save_steps", "save_minutes")
 """How often to save changes nothing that is learnt, so it is no part of the key."""
 
 
-def _libraries(train: Train) -> tuple[str, ...]:
+def libraries_of(train: Train) -> tuple[str, ...]:
     """Distributions that shape what is learnt.
 
     Raises:
@@ -169,7 +169,7 @@ def train(context: Context, tokens: Artifact) -> Artifact:
                 inputs={"tokens": tokens},
                 unkeyed=_unkeyed(context) | {name: getattr(recipe.train, name) for name in SAVING},
                 modules=("tasks.learner", type(context.family).__module__),
-                libraries=_libraries(recipe.train),
+                libraries=libraries_of(recipe.train),
                 apart_from=DRAWING,
                 work_settings=settings | {"plan": comparable},
             )
