@@ -6,7 +6,8 @@ One section per stage, so that a stage's cache key covers the section it reads a
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -34,21 +35,76 @@ class FullFineTuning(Section, title="Full"):
     kind: Literal["full"] = "full"
 
 
-class Lora(Section, title="LoRA"):
-    """Low-rank adapters beside the frozen weights (Hu et al. 2021), merged for serving; the task head always learns."""
+class LowRank(Section):
+    """What the methods with low-rank adapters have in common: merged for serving, and the head learns as well."""
 
-    kind: Literal["lora"] = "lora"
+    kind: str
     r: Annotated[PositiveInt, Field(title="Rank (r)")] = 16
     """Rank of the adapters."""
     alpha: PositiveInt = 32
-    """Scale: the adapter's output is multiplied by alpha / r."""
+    """Scale: the adapter's output is multiplied by alpha / r, under rsLoRA by alpha / sqrt(r)."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the adapter's input."""
     target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Names of the linear layers that get adapters; default: all of them but the head."""
 
 
-Method = Annotated[FullFineTuning | Lora, Field(discriminator="kind"), PlainUnion("kind")]
+class Lora(LowRank, title="LoRA"):
+    """Low-rank adapters beside the frozen weights (Hu et al. 2021)."""
+
+    kind: Literal["lora"] = "lora"
+
+
+class RankStabilizedLora(LowRank, title="rsLoRA"):
+    """LoRA that learns as much at a high rank as at a low one (Kalajdzievski 2023)."""
+
+    kind: Literal["rslora"] = "rslora"
+
+
+class Dora(LowRank, title="DoRA"):
+    """LoRA for the direction of each row of a weight, and a number of its own for its length (Liu et al. 2024)."""
+
+    kind: Literal["dora"] = "dora"
+
+
+class Qlora(LowRank, title="QLoRA"):
+    """LoRA beside weights of 4 bits (Dettmers et al. 2023). Needs a CUDA GPU and the extra `bitsandbytes`."""
+
+    kind: Literal["qlora"] = "qlora"
+
+
+class Ia3(Section, title="IA3"):
+    """Scales of keys, values and feed-forward activations, and the head (Liu et al. 2022); merged for serving."""
+
+    kind: Literal["ia3"] = "ia3"
+
+
+class BitFit(Section, title="BitFit"):
+    """The biases and the head learn (Ben Zaken et al. 2021)."""
+
+    kind: Literal["bitfit"] = "bitfit"
+
+
+class Freeze(Section):
+    """The top layers and the head learn; what lies below is left as it is, and passes no gradients."""
+
+    kind: Literal["freeze"] = "freeze"
+    layers: PositiveInt = 2
+    """How many of the top layers learn; of encoder and decoder each, where a model has both."""
+
+
+Adapters = LowRank | Ia3
+"""Methods that leave every weight as it is and learn something beside it."""
+Method = Annotated[
+    FullFineTuning | Lora | RankStabilizedLora | Dora | Qlora | Ia3 | Freeze | BitFit,
+    Field(discriminator="kind"),
+    PlainUnion("kind"),
+]
+
+LEARNING_RATES = {
+    "lora": 5e-4, "rslora": 5e-4, "dora": 5e-4, "qlora": 2e-4, "ia3": 5e-3, "bitfit": 1e-3, "freeze": 1e-4,
+}  # fmt: skip
+"""Method → peak learning rate where the recipe names none; `benchmarks/methods.py` measures around them."""
 
 
 class Train(Section):
@@ -63,7 +119,9 @@ class Train(Section):
     optimizer: Literal["adamw", "adafactor", "muon", "adamw-8bit"] = "adamw"
     """Muon learns the hidden matrices, AdamW all else; adafactor and adamw-8bit (extra `bitsandbytes`) save memory."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
-    """Peak learning rate, reached at the end of the warm-up."""
+    """Peak learning rate, reached at the end of the warm-up; default: 5e-5, and more where the method learns less."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Learning rate of a layer, as a share of that of the layer above; the head has the full one. 1: all the same."""
     schedule: Literal["linear", "cosine", "polynomial", "warmup-stable-decay", "constant"] = "linear"
     """Course of the learning rate after the warm-up; all but constant end at zero."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
@@ -125,6 +183,25 @@ class Train(Section):
         if self.sampling == "balanced" and self.class_weights not in {"auto", "none"}:
             raise ValueError(
                 f"sampling 'balanced' and class_weights {self.class_weights!r} make up for imbalance twice"
+            )
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _learning_rate_fits_the_method(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or "learning_rate" in data:
+            return data
+        method = data.get("method")
+        kind = method.get("kind") if isinstance(method, Mapping) else getattr(method, "kind", method)
+        rate = LEARNING_RATES.get(kind) if isinstance(kind, str) else None
+        return data if rate is None else {**data, "learning_rate": rate}
+
+    @model_validator(mode="after")
+    def _layer_decay_has_pretrained_weights_to_spare(self) -> Self:
+        if self.layer_decay < 1 and isinstance(self.method, Adapters):
+            raise ValueError(
+                f"layer_decay spares what lower layers know, and method {self.method.kind!r} changes none of it: "
+                "leave layer_decay at 1, or use full, freeze or bitfit"
             )
         return self
 

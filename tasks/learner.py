@@ -22,14 +22,16 @@ import numpy as np
 import torch
 import transformers
 from filelock import FileLock
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import AutoTokenizer, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from schemas.base import TaskSection, load_family
 from schemas.errors import Mistake, Problem
-from schemas.recipe import Lora, Model, Train
+from schemas.recipe import Adapters, Model, Train
 from schemas.records import Plan
-from tasks import stopping
+from tasks import merging, methods, stopping
 from tasks.batches import EpochBatches, Ints, TokenTable, micro_batches
 from tasks.digests import file_sha256, write_atomically
 from tasks.divergence import Step, diverged, keep_step
@@ -92,9 +94,14 @@ class Job:
         )
         if self.model.dropout is not None:
             _set_dropout(model, self.model.dropout)
-        if isinstance(self.train.method, Lora):
-            model = _with_lora(model, self.train.method, self.family)
-        return model
+        return methods.apply(self.train.method, model, self.family.head_modules(model))
+
+    def optimizer(self, model: PreTrainedModel) -> torch.optim.Optimizer:
+        """The recipe's, for what of the model learns."""
+        decay, shares = self.train.layer_decay, dict[str, float]()
+        if decay < 1:
+            shares = methods.rate_shares(model, self.family.head_modules(model), decay)
+        return optimizer_of(model, self.family, self.train, shares)
 
 
 def plan_training(*, emit: Emit, limit: int | None = None, **spec: Any) -> dict[str, Any]:
@@ -125,7 +132,7 @@ def plan_training(*, emit: Emit, limit: int | None = None, **spec: Any) -> dict[
         plan = plan.model_copy(update={"micro_batch_tokens": limit, "reasons": reasons})
     prepare(plan)
     model = job.load(plan.attention).to(plan.device)
-    optimizer_of(model, job.family, job.train)  # whatever keeps it from being made is said now
+    job.optimizer(model)  # whatever keeps it from being made is said now
     longest = np.argsort(job.training_rows.lengths)[::-1][: plan.global_batch_size]
     step_losses(model, job, plan, longest)
     return plan.model_dump(mode="json")
@@ -244,6 +251,7 @@ class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
 
         Raises:
             Stopped: It was asked for meanwhile; what was learnt is saved.
+            Fault: The adapters, merged, do not predict what they predicted.
         """
         checkpoint = last_whole_checkpoint(self.work)
         began = time.monotonic()
@@ -252,9 +260,11 @@ class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
         if stopping.asked.is_set():
             raise stopping.Stopped(self.progress.saved_step)
         self.progress.restore_best()
-        save_model(self.model, self.job, out)
+        record = self.progress.record(seconds)
+        difference = save_model(self.model, self.job, out)
         write_atomically(out / "history.json", json.dumps(self.progress.history))
-        return self.progress.record(seconds) | {"weights_sha256": file_sha256(out / "model" / "model.safetensors")}
+        weights_sha256 = file_sha256(out / "model" / "model.safetensors")
+        return record | {"merge_difference": difference, "weights_sha256": weights_sha256}
 
     def get_train_dataloader(self) -> DataLoader[list[int]]:
         """Row numbers, one optimiser step at a time; a generator of its own keeps the loader off the global seed."""
@@ -268,7 +278,7 @@ class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """The recipe's; see `tasks.optimisers`."""
         if self.optimizer is None:
-            self.optimizer = optimizer_of(model or self.model, self.job.family, self.job.train)
+            self.optimizer = self.job.optimizer(model or self.model)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
@@ -322,6 +332,12 @@ class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
         metrics = {f"validation/{name}": value for name, value in scores.items()} | {"validation/loss": loss}
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """Into a checkpoint goes what learns, whatever the method; the rest is in the base model."""
+        folder = Path(output_dir or self.work)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(methods.learnt(self.model, state_dict), folder / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
         """Not counted here: the record states them by the usual formula."""
@@ -411,7 +427,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         if value > self.best["value"]:
             self.best = {"step": step, "value": value, "metrics": metrics}
             self.waited = 0
-            self._save_best(step)
+            self._save_best()
         else:
             self.waited += 1
         patience = self.job.train.early_stopping_patience
@@ -444,19 +460,15 @@ class Progress(TrainerCallback):  # type: ignore[misc]
 
     def restore_best(self) -> None:
         """Give the model the best weights it had on validation."""
-        from safetensors.torch import load_file
-
         if self.best["step"] != self.learner.state.global_step:
-            weights = load_file(self.work / f"best-{self.best['step']}" / "weights.safetensors")
-            self.learner.model.load_state_dict(weights, strict=False)
+            self.learner.model.load_state_dict(load_file(self._best / "weights.safetensors"), strict=False)
 
     def record(self, seconds: float) -> dict[str, Any]:
         """What the run reports of its training."""
         model, steps = self.learner.model, self.learner.state.global_step
-        learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
         tokens_here = self.tokens - self.tokens_before
         rate = tokens_here / seconds if seconds else 0.0
-        flops_per_token = _training_flops_per_token(model)
+        flops_per_token = methods.training_flops_per_token(model)
         return {
             "steps": steps,
             "steps_run_here": steps - self.first_step,
@@ -468,8 +480,8 @@ class Progress(TrainerCallback):  # type: ignore[misc]
             "seconds": self.seconds_before + seconds,
             "seconds_here": seconds,
             "model_tflops": flops_per_token * rate / 1e12,
-            "trainable_parameters": learning,
-            "parameters": sum(p.numel() for p in model.parameters()),
+            **methods.census(model),
+            "checkpoint_bytes": self._checkpoint_bytes(),
             "best_step": self.best["step"],
             "validation": {name.removeprefix("validation/"): v for name, v in self.best["metrics"].items()},
             "peak_memory_bytes": peak_memory(self.plan.device),
@@ -479,15 +491,19 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self.history.append({"step": step, **values})
         self.emit("log", step=step, values=values)
 
-    def _save_best(self, step: int) -> None:
-        """Only what learns is kept, and only as safetensors."""
-        from safetensors.torch import save_file
+    @property
+    def _best(self) -> Path:
+        return self.work / f"best-{self.best['step']}"
 
-        folder = self.work / f"best-{step}"
-        folder.mkdir(parents=True, exist_ok=True)
-        learning = {name for name, p in self.learner.model.named_parameters() if p.requires_grad}
-        state = self.learner.model.state_dict()
-        save_file({name: state[name].contiguous() for name in sorted(learning)}, folder / "weights.safetensors")
+    def _save_best(self) -> None:
+        """Only what learns is kept, and only as safetensors."""
+        self._best.mkdir(parents=True, exist_ok=True)
+        save_file(methods.learnt(self.learner.model), self._best / "weights.safetensors")
+
+    def _checkpoint_bytes(self) -> int:
+        """Size of the last checkpoint, optimiser and all; of the best weights where training was too short for one."""
+        folder = last_whole_checkpoint(self.work) or self._best
+        return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def last_whole_checkpoint(work: Path) -> Path | None:
@@ -505,22 +521,35 @@ def last_whole_checkpoint(work: Path) -> Path | None:
     return None
 
 
-def save_model(model: PreTrainedModel, job: Job, out: Path) -> None:
+def save_model(model: PreTrainedModel, job: Job, out: Path) -> float | None:
     """Write `out/model`, ready to serve: config, safetensors, tokenizer, and what serving must know.
 
-    Adapters are merged into the weights; the adapter alone is kept in `out/adapter`.
-    """
-    from transformers import AutoTokenizer
+    Adapters are merged into the weights; the adapter alone, with the head, is kept in `out/adapter`.
 
-    if isinstance(job.train.method, Lora):
-        model.save_pretrained(out / "adapter")
-        model = model.merge_and_unload()
-    model.save_pretrained(out / "model")
+    Returns:
+        Largest difference between a prediction of the adapters and of what was saved; none where nothing was merged.
+
+    Raises:
+        Fault: It is too large.
+    """
+    if not isinstance(job.train.method, Adapters):
+        _save_whole(model, job, out / "model")
+        return None
+    adapted = merging.sample_outputs(model, job.family, job.validation_rows)
+    model.save_pretrained(out / "adapter", save_embedding_layers=False)
+    whole = merging.merged(model)
+    _save_whole(whole, job, out / "model")
+    saved = job.family.load_model(str(out / "model"), job.meta).to(whole.device)
+    return merging.difference(adapted, merging.sample_outputs(saved, job.family, job.validation_rows))
+
+
+def _save_whole(model: PreTrainedModel, job: Job, folder: Path) -> None:
+    model.save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(
         job.base, revision=job.model.revision, trust_remote_code=job.model.trust_remote_code
     )
-    tokenizer.save_pretrained(out / "model")
-    write_atomically(out / "model" / "hone.json", json.dumps(dict(job.meta), ensure_ascii=False))
+    tokenizer.save_pretrained(folder)
+    write_atomically(folder / "hone.json", json.dumps(dict(job.meta), ensure_ascii=False))
 
 
 def _set_dropout(model: PreTrainedModel, rate: float) -> None:
@@ -532,43 +561,6 @@ def _set_dropout(model: PreTrainedModel, rate: float) -> None:
             module.dropout = rate
         elif isinstance(getattr(module, "dropout_prob", None), float):
             module.dropout_prob = rate
-
-
-def _with_lora(model: PreTrainedModel, lora: Lora, family: Family) -> PreTrainedModel:
-    from peft import LoraConfig, get_peft_model
-
-    heads = family.head_modules(model)
-    linear = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and name.split(".", 1)[0] not in heads
-    ]
-    if lora.target_modules is not None:
-        wanted = [name for name in linear if name.rsplit(".", 1)[-1] in lora.target_modules]
-        if not wanted:
-            offered = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
-            raise Mistake(
-                Problem(
-                    "train.method.target_modules", lora.target_modules, "the model has no linear layer of that name",
-                    f"choose among {offered}",
-                )
-            )  # fmt: skip
-        linear = wanted
-    config = LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=linear, modules_to_save=heads
-    )
-    adapted: PreTrainedModel = get_peft_model(model, config)
-    return adapted
-
-
-def _training_flops_per_token(model: torch.nn.Module) -> float:
-    """6 per matrix parameter where weights learn, 4 where they only pass gradients on; embeddings look up, for free.
-
-    References:
-        Kaplan et al. 2020, Scaling Laws for Neural Language Models, section 2.1.
-    """
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
-    return float(sum((6 if p.requires_grad else 4) * p.numel() for p in model.parameters() if id(p) not in embeddings))
 
 
 def peak_memory(device: str) -> int:

@@ -17,6 +17,7 @@ from schemas.errors import EnvironmentMistake, Problem, RecipeError
 from schemas.recipe import Train
 from schemas.records import Plan
 from tasks.families import Family
+from tasks.methods import decays
 
 Group = dict[str, Any]
 Named = Iterable[tuple[str, torch.nn.Parameter]]
@@ -76,11 +77,11 @@ def optimizer_of(
 def parameter_groups(
     named: Named, learning_rate: float, weight_decay: float, factors: Mapping[str, float]
 ) -> list[Group]:
-    """Parameters that share a learning rate and a weight decay; biases and norms, of one dimension, do not decay."""
+    """Parameters that share a learning rate and a weight decay; biases, norms and scales of adapters do not decay."""
     groups: dict[tuple[float, float], Group] = {}
     for name, parameter in named:
         rate = learning_rate * factors.get(name, 1.0)
-        decay = 0.0 if parameter.ndim < 2 or "bias" in name else weight_decay
+        decay = weight_decay if parameter.ndim > 1 and "bias" not in name and decays(name) else 0.0
         group = groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay})
         group["params"].append(parameter)
     return list(groups.values())

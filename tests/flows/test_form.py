@@ -206,6 +206,23 @@ def test_sources_with_the_same_fields_share_a_tab(rich):
         assert Recipe.model_validate(changed["recipe"]).collect.source.kind == kind
 
 
+def test_methods_with_the_same_fields_share_a_tab(rich):
+    schema, parameters = recipe_form(finetune, rich)
+    tabs = schema["properties"]["recipe"]["properties"]["train"]["properties"]["method"]["anyOf"]
+    assert {tab["title"]: tab["properties"]["kind"]["enum"] for tab in tabs} == {
+        "Full, IA3, BitFit": ["full", "ia3", "bitfit"],
+        "Freeze": ["freeze"],
+        "LoRA, rsLoRA, DoRA, QLoRA": ["lora", "rslora", "dora", "qlora"],
+    }
+    for kind in ("dora", "bitfit", "freeze"):
+        changed = json.loads(json.dumps(parameters))
+        changed["recipe"]["train"]["method"] = {"kind": kind, **({"layers": 3} if kind == "freeze" else {})}
+        if kind == "dora":
+            changed["recipe"]["train"]["method"] |= {"r": 8, "alpha": 16, "dropout": 0.1}
+        jsonschema.validate(changed, schema)
+        assert Recipe.model_validate(changed["recipe"]).train.method.kind == kind
+
+
 @pytest.mark.parametrize(
     ("section", "field", "wrong"),
     [

@@ -72,7 +72,8 @@ BROKEN = {
     ),
     "a method that does not exist": (
         VALID + "train:\n  method: lorra\n",
-        ["line 10: train.method.kind = 'lorra': must be one of full, lora; did you mean lora?"],
+        ["line 10: train.method.kind = 'lorra': must be one of full, lora, rslora, dora, qlora, ia3, freeze, bitfit; "
+         "did you mean lora?"],
     ),
     "a field of another method": (
         VALID + "train:\n  method: {kind: full, r: 8}\n",

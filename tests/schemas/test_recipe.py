@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from schemas import base
 from schemas.errors import EnvironmentMistake, Mistake, Problem, RecipeError
-from schemas.recipe import Recipe, Train
+from schemas.recipe import LEARNING_RATES, Recipe, Train
 from schemas.stages import STAGES, Stage
 from tasks.families.text_classification import TextClassificationTask
 
@@ -31,7 +31,7 @@ def test_unions_are_published_as_plain_any_of_for_the_form(schema):
     assert [
         len(schema["$defs"]["Train"]["properties"]["method"]["anyOf"]),
         "anyOf" in schema["properties"]["task"],
-    ] == [2, True]
+    ] == [8, True]
 
 
 def test_every_field_has_a_description_for_the_form(schema):
@@ -105,6 +105,7 @@ def minimal(**sections):
         ({"collect": {"source": {"kind": "csv", "path": "x", "test_path": "y"}}}, "brings its own test rows"),
         ({"split": {"kind": "hash", "test": 0.5, "validation": 0.5}}, "at least 0.1 must be left to train"),
         ({"gate": {"thresholds": [{"metric": "rouge", "at_least": 0.1}]}}, "gate.thresholds.0.metric is 'rouge'"),
+        ({"train": {"method": "dora", "layer_decay": 0.9}}, r"method 'dora' changes none of it: .* use full, freeze"),
         ({"tokenize": {"overlong": "window", "max_seq_length": 34}}, r"stride \(32\) must be less than 32"),
         (
             {"train": {"warmup_ratio": 0.1, "warmup_steps": 5}},
@@ -120,6 +121,20 @@ def minimal(**sections):
 def test_rules_across_fields(sections, message):
     with pytest.raises(ValidationError, match=message):
         minimal(**sections)
+
+
+@pytest.mark.parametrize("kind", ["full", "lora", "rslora", "dora", "qlora", "ia3", "freeze", "bitfit"])
+def test_a_method_is_named_by_its_tag_alone_and_brings_a_learning_rate_that_fits(kind):
+    train = minimal(train={"method": kind}).train
+    assert [train.method.kind, train.learning_rate] == [kind, {"full": 5e-5, **LEARNING_RATES}[kind]]
+    assert minimal(train={"method": {"kind": kind}}).train == train
+    assert minimal(train={"method": kind, "learning_rate": 3e-4}).train.learning_rate == 3e-4
+    assert Train.model_validate(train.model_dump(mode="json")) == train
+
+
+@pytest.mark.parametrize("kind", ["full", "freeze", "bitfit"])
+def test_layers_of_pretrained_weights_may_learn_at_their_own_rates(kind):
+    assert minimal(train={"method": kind, "layer_decay": 0.9}).train.layer_decay == 0.9
 
 
 FAMILY = """

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from schemas.errors import Mistake
+from schemas.errors import Fault, Mistake
 from schemas.records import Plan
 from tasks import learner, stopping
 from tasks.batches import EpochBatches, TokenTable
@@ -87,8 +87,18 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("method", ["full", {"kind": "lora", "r": 4, "dropout": 0.1}], ids=["full", "lora"])
-@pytest.mark.parametrize("killed_at", [8, 15, 22], ids=["mid-epoch", "epoch-end", "second-epoch"])
+LORA = {"kind": "lora", "r": 4, "dropout": 0.1}
+METHODS = {
+    "full": "full", "lora": LORA, "rslora": LORA | {"kind": "rslora"}, "dora": LORA | {"kind": "dora"}, "ia3": "ia3",
+    "freeze": {"kind": "freeze", "layers": 1}, "bitfit": "bitfit",
+}  # fmt: skip
+KILLED = {"mid-epoch": 8, "epoch-end": 15, "second-epoch": 22}
+CUTS = [(name, when) for name in METHODS for when in KILLED if name in {"full", "lora"} or when == "epoch-end"]
+
+
+@pytest.mark.parametrize(
+    ("method", "killed_at"), [(METHODS[name], KILLED[when]) for name, when in CUTS], ids=map("-".join, CUTS)
+)
 def test_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(with_dropout, tmp_path, method, killed_at):
     spec = job_spec(*with_dropout, method=method, eval_steps=5)
     plan = planned(spec)
@@ -295,6 +305,76 @@ def test_merged_adapters_predict_what_the_adapted_model_predicted_and_the_head_i
     rows = pl.read_parquet(tmp_path / "p.parquet")
     assert (rows["truth"] == rows["prediction"]).mean() == pytest.approx(record["validation"]["accuracy"])
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns_and_what_is_saved_predicts_what_was_learnt(parts, tmp_path, method):
+    import polars as pl
+
+    from tasks.predict import predict
+
+    spec = job_spec(*parts, method=METHODS[method], epochs=6, eval_steps=30, learning_rate=0.02)
+    record, _ = trained(spec, tmp_path, save_steps=50)
+    # Scales and biases cannot make much of a body that is random.
+    assert record["validation"]["accuracy"] > (0.4 if method in {"ia3", "bitfit"} else 0.85)
+    predict(emit=None, family="text-classification", model=str(tmp_path / "out" / "model"),
+            tokens={str(parts[1] / "validation.arrow"): str(tmp_path / "p.parquet")})  # fmt: skip
+    rows = pl.read_parquet(tmp_path / "p.parquet")
+    assert (rows["truth"] == rows["prediction"]).mean() == pytest.approx(record["validation"]["accuracy"])
+
+    whole = tmp_path / "work" / "checkpoint-50"
+    saved = load_file(whole / "model.safetensors")
+    best = load_file(tmp_path / "work" / f"best-{record['best_step']}" / "weights.safetensors")
+    for kept in (saved, best):
+        assert sum(tensor.numel() for tensor in kept.values()) == record["trainable_parameters"]
+    assert record["checkpoint_bytes"] == sum(file.stat().st_size for file in whole.iterdir())
+    adapted = (tmp_path / "out" / "adapter").exists()
+    assert (record["merge_difference"] is not None) == adapted
+    assert not adapted or record["merge_difference"] < 1e-5
+    plain = sum(tensor.numel() for tensor in load_file(tmp_path / "out" / "model" / "model.safetensors").values())
+    beside = record["trainable_parameters"] - 2 * 32 - 2 if adapted else 0  # all but the head
+    assert record["parameters"] == plain + beside
+
+
+def test_adapters_that_merging_changes_are_a_fault_and_no_model(parts, tmp_path, monkeypatch):
+    from peft.tuners.lora import Linear
+
+    monkeypatch.setattr(Linear, "merge", lambda *_, **__: None)
+    with pytest.raises(Fault, match=r"merging the adapters changed a prediction by 0\.\d+, more than 0\.001"):
+        trained(job_spec(*parts, method="lora", epochs=4), tmp_path)
+
+
+def test_the_adapter_alone_brings_the_head_to_another_copy_of_the_base_model(parts, tmp_path):
+    from peft import PeftModel
+
+    from tasks.merging import difference, sample_outputs
+
+    spec = job_spec(*parts, method="dora", epochs=2)
+    trained(spec, tmp_path)
+    job = learner.Job(**spec)
+    torch.manual_seed(99)
+    base = job.family.load_model(job.base, job.meta)
+    alone = PeftModel.from_pretrained(base, tmp_path / "out" / "adapter")
+    saved = job.family.load_model(str(tmp_path / "out" / "model"), job.meta)
+    said = [sample_outputs(model, job.family, job.validation_rows) for model in (alone, saved)]
+    assert difference(*said) < 1e-5
+
+
+def test_lower_layers_learn_more_slowly_where_the_recipe_says_so(parts, tmp_path):
+    spec = job_spec(*parts, layer_decay=0.5)
+    plan = Plan.model_validate(planned(spec))
+    made = learner.Learner(
+        learner.Job(**spec), plan, work=tmp_path, emit=lambda *a, **k: None, save_steps=None, save_minutes=1e9
+    )
+    rates = {id(p): group["lr"] for group in made.create_optimizer().param_groups for p in group["params"]}
+    found = {name: rates[id(p)] / 3e-3 for name, p in made.model.named_parameters()}
+    assert found["classifier.weight"] == found["bert.pooler.dense.bias"] == 1
+    assert found["bert.encoder.layer.1.output.dense.weight"] == 1
+    assert found["bert.encoder.layer.0.output.LayerNorm.bias"] == 0.5
+    assert found["bert.embeddings.word_embeddings.weight"] == 0.25
+    _, events = trained(spec | {"train": spec["train"] | {"warmup_ratio": 0.1}}, tmp_path)
+    logged = [v["values"]["learning_rate"] for name, v in events if name == "log" and "learning_rate" in v["values"]]
+    assert max(logged) == pytest.approx(3e-3)
 
 
 def with_weights(base, folder, **factors):

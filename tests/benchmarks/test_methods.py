@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import methods
+
+CONDITIONS = {"commit": "abc", "date": "2026-01-02T03:04:05", "cpu": "a cpu", "cores": 2, "python": "3.11"}
+
+
+def line_of(case: methods.Case, validation: float) -> dict[str, object]:
+    return {
+        "family": "text-classification", "metric": "macro_f1", "validation": validation, "value": 0.7, "low": 0.65,
+        "high": 0.75, "test_rows": 100, "trainable_parameters": 10, "parameters": 1_000, "tokens_per_second": 5_000.0,
+        "peak_memory_bytes": 2**30, "checkpoint_bytes": 2**20, "seconds": 3.0, "precision": "fp32", "device": "cpu",
+        "merge_difference": None if case.method == "full" else 2e-7, "case": vars(case), "conditions": CONDITIONS,
+    }  # fmt: skip
+
+
+def test_a_method_is_tried_at_its_own_rate_a_third_and_the_threefold() -> None:
+    rates = [case.learning_rate for case in methods.cases("a.yaml", ["full", "ia3"], 9)]
+    assert rates == [3.3e-5, 1e-4, 3e-4, 1.7e-3, 5e-3, 1.5e-2]
+
+
+def test_a_finished_case_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+
+    def run(command: list[str], **_: object) -> object:
+        case = json.loads(command[-1])
+        ran.append(case["learning_rate"])
+        told = line_of(methods.Case(**case), 0.5)
+        del told["case"], told["conditions"]
+        return type("Child", (), {"stdout": "chatter\n" + json.dumps(told)})
+
+    monkeypatch.setattr(methods.subprocess, "run", run)
+    monkeypatch.setattr(methods, "conditions", lambda: CONDITIONS)
+    wanted = list(methods.cases("a.yaml", ["lora"], 9))
+    results = tmp_path / "results" / "methods.jsonl"
+    methods.run_cases(tmp_path / "a.yaml", wanted[:1], tmp_path, results)
+    methods.run_cases(tmp_path / "a.yaml", wanted, tmp_path, results)
+    assert ran == [case.learning_rate for case in wanted]
+    assert [line["case"]["learning_rate"] for line in methods.recorded(results)] == ran
+
+
+def test_the_rate_that_validation_liked_best_is_shown() -> None:
+    full, *lora = methods.cases("a.yaml", ["full", "lora"], 9)
+    lines = [
+        line_of(full, 0.1),
+        *(line_of(case, value) for case, value in zip(lora[-3:], (0.4, 0.6, 0.5), strict=True)),
+    ]
+    page = methods.report(lines)
+    assert "| lora | 0.0005 | 0.7000 (0.6500 to 0.7500) | 10 (1.00%) | 5,000 | 1,024 MiB | 1.0 MiB | 2e-07 |" in page
+    assert "| full | 3.3e-05 | 0.7000 (0.6500 to 0.7500) | 10 (1.00%) | 5,000 | 1,024 MiB | 1.0 MiB |  |" in page
+    assert "lora 0.00017: 0.400, 0.0005: 0.600, 0.0015: 0.500" in page
