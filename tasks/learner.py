@@ -28,7 +28,6 @@ from transformers import AutoTokenizer, PreTrainedModel, Trainer, TrainerCallbac
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from schemas.base import TaskSection, load_family
-from schemas.errors import Mistake, Problem
 from schemas.recipe import Adapters, Model, Train
 from schemas.records import Plan
 from tasks import merging, methods, stopping

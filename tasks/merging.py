@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from schemas.errors import Fault
 from tasks.batches import Ints, TokenTable, micro_batches
-from tasks.families import Family
+from tasks.families import Family, Loss
 from tasks.methods import learnt
 from tasks.predict import PREDICT_TOKENS, Floats
 
@@ -48,7 +48,7 @@ def sample_outputs(model: nn.Module, family: Family, table: TokenTable) -> Float
     with torch.inference_mode():
         for rows in micro_batches(_sample(table.lengths), table.lengths, PREDICT_TOKENS):
             batch = {name: tensor.to(device) for name, tensor in table.batch(rows).items()}
-            outputs, _ = family.outputs(model, batch, None)
+            outputs, _ = family.outputs(model, batch, Loss())
             found += [np.ravel(output) for output in outputs]
     return np.concatenate(found)
 

@@ -40,8 +40,8 @@ CONFIGS = {
     },
 }  # fmt: skip
 HEADS = {
-    "deberta-v2": ["pooler", "classifier"], "distilbert": ["pre_classifier", "classifier"], "modernbert": ["head", "classifier"], "llama": ["score"],
-    "gpt2": ["score"], "t5": ["classification_head"],
+    "deberta-v2": ["pooler", "classifier"], "distilbert": ["pre_classifier", "classifier"],
+    "modernbert": ["head", "classifier"], "llama": ["score"], "gpt2": ["score"], "t5": ["classification_head"],
 }  # fmt: skip
 KINDS = ["full", "lora", "rslora", "dora", "ia3", "bitfit", {"kind": "freeze", "layers": 1}]
 ADAPTERS = ["lora", "rslora", "dora", "ia3"]
@@ -297,7 +297,8 @@ def test_4_bit_weights_are_written_out_before_merging_and_nothing_is_rounded_awa
     said = logits(model)
     merged(model).save_pretrained(tmp_path / "model")
     served = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
-    assert (logits(served) - said.cpu()).abs().max() < 1e-5
+    exact = 1e-5 if torch.cuda.is_available() else 5e-3  # a CPU multiplies weights of 4 bits in bfloat16
+    assert (logits(served) - said.cpu()).abs().max() < exact
     assert served.bert.encoder.layer[0].output.dense.weight[0].unique().numel() > 100  # 4 bits have 16 steps a block
 
 
