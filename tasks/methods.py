@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from schemas.errors import Mistake, Problem
+from schemas.errors import EnvironmentMistake, Mistake, Problem
 from schemas.recipe import BitFit, Dora, Freeze, FullFineTuning, Ia3, LowRank, Method, Qlora, RankStabilizedLora
 from tasks.layers import (
     feed_forward_outputs,
@@ -199,7 +199,7 @@ def _refuse_without_4_bits() -> None:
         missing.append("bitsandbytes (pip install 'hone[bitsandbytes]')")
     if missing:
         rule = f"4-bit weights need {' and '.join(missing)}, which this machine has not"
-        raise Mistake(Problem("train.method", "qlora", rule, "use lora"))
+        raise EnvironmentMistake(Problem("train.method", "qlora", rule, "use lora"))
 
 
 def quantize(model: PreTrainedModel, names: Sequence[str]) -> None:

@@ -106,16 +106,15 @@ def libraries_of(train: Train) -> tuple[str, ...]:
     Raises:
         EnvironmentMistake: One is not installed.
     """
-    if train.optimizer != "adamw-8bit":
-        return LIBRARIES
-    if find_spec("bitsandbytes") is None:
-        raise EnvironmentMistake(
-            Problem(
-                "train.optimizer", "adamw-8bit", "bitsandbytes is not installed",
-                "pip install 'hone[bitsandbytes]', or choose adafactor",
-            )
-        )  # fmt: skip
-    return (*LIBRARIES, "bitsandbytes")
+    install, needing = "pip install 'hone[bitsandbytes]'", []
+    if train.optimizer == "adamw-8bit":
+        needing.append(("train.optimizer", train.optimizer, f"{install}, or choose adafactor"))
+    if train.method.kind == "qlora":
+        needing.append(("train.method", "qlora", f"{install} on a machine with a CUDA GPU, or choose lora"))
+    if needing and find_spec("bitsandbytes") is None:
+        rule = "bitsandbytes is not installed"
+        raise EnvironmentMistake([Problem(field, value, rule, remedy) for field, value, remedy in needing])
+    return (*LIBRARIES, "bitsandbytes") if needing else LIBRARIES
 
 
 def _settings(context: Context) -> dict[str, Any]:
