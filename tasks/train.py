@@ -106,7 +106,7 @@ def libraries_of(train: Train) -> tuple[str, ...]:
     Raises:
         EnvironmentMistake: One is not installed.
     """
-    install, needing = "pip install 'hone[bitsandbytes]'", []
+    install, needing = "pip install 'hone[bitsandbytes]'", list[tuple[str, str, str]]()
     if train.optimizer == "adamw-8bit":
         needing.append(("train.optimizer", train.optimizer, f"{install}, or choose adafactor"))
     if train.method.kind == "qlora":
