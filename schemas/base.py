@@ -83,11 +83,13 @@ class TaskSection(Section):
         metrics: Names the family can compare two models by, all better when higher; the first is the default.
         measures: Further names the gate can bound, higher or lower being better.
         heeds: Which of `sampling`, `class_weights`, `label_smoothing` and `focal_gamma` in `train` the family goes by.
+        word_lists: Roles whose columns may hold lists: the words of a text, and what belongs to each of them.
     """
 
     metrics: ClassVar[tuple[str, ...]]
     measures: ClassVar[tuple[str, ...]] = ()
     heeds: ClassVar[tuple[str, ...]] = ()
+    word_lists: ClassVar[tuple[str, ...]] = ()
     family: str
 
     def columns(self) -> dict[str, str]:

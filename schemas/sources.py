@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, field_validator
 
 from schemas.base import CallableLocation, DatabaseUrl, Location, Locations, PlainUnion, Section
 
@@ -57,6 +57,25 @@ class GettextSource(FileSource, title="gettext"):
     """Rows from gettext catalogs (.mo, .po): columns source, target, context, language and catalog."""
 
     kind: Literal["gettext"] = "gettext"
+
+
+class ConllSource(FileSource, title="CoNLL"):
+    """Sentences from files with a token on each line and a blank line after each sentence: text, tags and document."""
+
+    kind: Literal["conll"] = "conll"
+    word_column: Annotated[int, Field(gt=0)] = 1
+    """Number of the column with the words, from 1."""
+    tag_column: int = -1
+    """Number of the column with the tags, from 1; -1 is the last one."""
+    comment: str = "# "
+    """What a comment before a sentence begins with; empty: there are none."""
+
+    @field_validator("tag_column")
+    @classmethod
+    def _is_a_number(cls, value: int) -> int:
+        if value == 0:
+            raise ValueError("columns are numbered from 1, or from -1 for the last one")
+        return value
 
 
 class HubSource(AnySource, title="Hugging Face hub"):
@@ -117,7 +136,7 @@ class PythonSource(AnySource, title="Python"):
 
 
 Source = Annotated[
-    CsvSource | JsonlSource | ParquetSource | GettextSource | HubSource | SqlSource | PythonSource,
+    CsvSource | JsonlSource | ParquetSource | GettextSource | ConllSource | HubSource | SqlSource | PythonSource,
     Field(discriminator="kind"),
     PlainUnion("kind"),
 ]

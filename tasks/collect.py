@@ -22,6 +22,7 @@ from tasks.forgotten import digest, leave_out
 from tasks.forgotten import load as load_forgotten
 from tasks.rows import BATCH_ROWS, Writer, batches
 from tasks.sources import CONNECTORS, Batch, Piece, Wanted, listed, pieces, refusal
+from tasks.sources.word_lists import joined
 from tasks.stage import stage_task
 from tasks.store import link
 
@@ -32,6 +33,8 @@ ROWS = "rows.parquet"
 QUARANTINE = "quarantine.parquet"
 DROPPED = "dropped_by_correction"
 MAIN = "collect.source.path"
+READING = ("kind", "separator", "word_column", "tag_column", "comment")
+"""Fields of a source that say how its pieces are read."""
 META = "meta."
 """Begins the names of the columns that the recipe keeps."""
 ID_BYTES = 8
@@ -51,6 +54,7 @@ def collect_part(
     split_column: str | None,
     keep: list[str],
     text_columns: list[str],
+    word_lists: list[str],
     forgotten: str | None,
     hashes: Collection[str],
     read: Callable[[Wanted], Iterator[Batch]],
@@ -71,6 +75,7 @@ def collect_part(
         split_column: Column that names the side, where `side` does not.
         keep: Further columns, kept under `meta.<column>`.
         text_columns: Roles whose text may be one that must be left out.
+        word_lists: Roles whose values may be lists of words.
         forgotten: Digest of `hashes`; read for the key alone.
         hashes: Of the ids and texts that must be left out, see `tasks.forgotten`.
         read: The piece's rows in batches.
@@ -97,7 +102,7 @@ def collect_part(
     found: Sequence[str] = ()
     replaced = left_out = 0
     with Writer(out / ROWS, schema) as rows, Writer(out / QUARANTINE, _fallen_schema()) as quarantine:
-        for batch in read(wanted):
+        for batch in (joined(each, [columns[role] for role in word_lists]) for each in read(wanted)):
             found = batch.columns
             shaped = _shape(batch, name, id_column, columns | extras | kept, side)
             lines = _unreadable_frame(name, batch.unreadable)
@@ -368,7 +373,7 @@ def _part(
 ) -> Artifact:
     # The files of other sides are by themselves; the main ones may say it row by row.
     side = None if asked.split_column and piece.field == MAIN else piece.side
-    how = {name: getattr(asked.source, name) for name in ("kind", "separator") if hasattr(asked.source, name)}
+    how = {name: getattr(asked.source, name) for name in READING if hasattr(asked.source, name)}
     return context.artifact(
         "collect-part",
         collect_part,
@@ -383,6 +388,7 @@ def _part(
             "time_column": asked.time_column,
             "split_column": asked.split_column,
             "keep": list(asked.keep),
+            "word_lists": list(context.recipe.task.word_lists),
             **leaving_out,
         },
         unkeyed={"read": piece.read, "hashes": hashes},

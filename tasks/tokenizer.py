@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 OFFSET_BY_PADDING = frozenset({"camembert", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"})
 """Architectures that number positions from after the padding token's id: they read that many tokens fewer."""
+
+Spans = tuple[list[int], list[tuple[int, int]]]
+"""Token ids of a window, and the characters of the text that each token stands for; special tokens stand for none."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,20 @@ class BaseTokenizer:
             return [
                 [encoding.ids, *(further.ids for further in encoding.overflowing)]
                 for encoding in self.backend.encode_batch_fast(list(texts))
+            ]
+
+    def spans(self, texts: Sequence[str], longest: int | None = None, stride: int = 0) -> list[list[Spans]]:
+        """The windows of each text; one, which has all of it, where there is no `longest`.
+
+        Args:
+            texts: What is encoded.
+            longest: Most tokens of a window, its special tokens included.
+            stride: Tokens that neighbouring windows share.
+        """
+        with nullcontext() if longest is None else self._cutting(longest, stride):
+            return [
+                [(each.ids, each.offsets) for each in (encoding, *encoding.overflowing)]
+                for encoding in self.backend.encode_batch(list(texts))
             ]
 
     @contextmanager

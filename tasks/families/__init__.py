@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from tasks.tokenizer import BaseTokenizer
 
 DRAWING = (
-    "tasks.baselines", "tasks.calibration", "tasks.classification_report", "tasks.plots", "tasks.tfidf",
-    "tasks.value_baselines", "tasks.value_plots",
+    "tasks.baselines", "tasks.calibration", "tasks.classification_report", "tasks.entity_baselines", "tasks.plots",
+    "tasks.tfidf", "tasks.value_baselines", "tasks.value_plots",
 )  # fmt: skip
 """Modules that families use for reports alone: a change in them retrains nothing."""
-MEASURING = (*DRAWING, "tasks.classification", "tasks.ranks", "tasks.row_metrics", "tasks.values")
+MEASURING = (
+    *DRAWING, "tasks.classification", "tasks.entity_metrics", "tasks.ranks", "tasks.row_metrics", "tasks.values",
+)  # fmt: skip
 """Modules that families use once there is a model: a change in them prepares no data again."""
 
 Meta = Mapping[str, Any]

@@ -76,11 +76,21 @@ class Loaded:
 
     def encoded(self, texts: Sequence[str]) -> Windows:
         """The windows of every text, exactly as in training: special tokens, the same cut, no token types."""
+        found, owners = self.tokenized(texts)
+        return found["input_ids"], owners
+
+    def tokenized(self, texts: Sequence[str], **more: Any) -> tuple[Any, list[int]]:
+        """All that the tokenizer says of the windows of every text, and the place of the text that each is of.
+
+        Args:
+            texts: To be read.
+            more: Options of the tokenizer, such as `return_offsets_mapping`.
+        """
         how: dict[str, Any] = {"truncation": True, "max_length": self.max_seq_length, "return_token_type_ids": False}
         if self.stride is None:
-            return self.tokenizer(list(texts), **how)["input_ids"], list(range(len(texts)))
-        found = self.tokenizer(list(texts), **how, stride=self.stride, return_overflowing_tokens=True)
-        return found["input_ids"], found["overflow_to_sample_mapping"]
+            return self.tokenizer(list(texts), **how, **more), list(range(len(texts)))
+        found = self.tokenizer(list(texts), **how, **more, stride=self.stride, return_overflowing_tokens=True)
+        return found, found["overflow_to_sample_mapping"]
 
     def batches(
         self, input_ids: Sequence[Sequence[int]], batch_size: int, **columns: Sequence[Sequence[int]]

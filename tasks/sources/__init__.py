@@ -29,6 +29,7 @@ CONNECTORS = {
     "jsonl": FILES,
     "parquet": FILES,
     "gettext": FILES,
+    "conll": FILES,
     "hub": "tasks.sources.hub",
     "sql": "tasks.sources.sql",
     "python": "tasks.sources.python",

@@ -1,4 +1,4 @@
-"""Pieces of the sources made of files: one for each CSV, JSON lines or Parquet file or gettext catalog.
+"""Pieces of the sources made of files: one for each CSV, JSON lines, Parquet or CoNLL file or gettext catalog.
 
 `tasks.sources.locations` says which files a location means and what their digests are made of.
 """
@@ -23,6 +23,7 @@ SUFFIXES = {
     "jsonl": tuple(s + packed for s in (".jsonl", ".ndjson") for packed in ("", *PACKED)),
     "parquet": (".parquet",),
     "gettext": (".mo", ".po"),
+    "conll": tuple(s + packed for s in (".conll", ".conllu", ".bio", ".iob", ".iob2") for packed in ("", *PACKED)),
 }
 """Kind → ends of the names of the files that are taken from a folder."""
 SIDE_OF = {"path": "train", "validation_path": "validation", "test_path": "test"}
@@ -54,12 +55,17 @@ def pieces(source: Source, home: Home) -> list[Piece]:
 
 
 def _piece(source: Any, file: File, name: str, field: str, side: str | None, *, home: Home) -> Piece:
+    from tasks.sources import conll
+
     digest = file.digest()
 
     def read(wanted: Wanted) -> Iterator[Batch]:
         path = file.fetch(digest)
-        separator = getattr(source, "separator", ",")
-        yield from read_file(path, source.kind, field, wanted, shown=file.shown, separator=separator)
+        if source.kind == "conll":
+            yield from conll.read(path, source, field, wanted, shown=file.shown)
+        else:
+            separator = getattr(source, "separator", ",")
+            yield from read_file(path, source.kind, field, wanted, shown=file.shown, separator=separator)
         if path == Path(file.shown) and content_digest(path, home) != digest:
             raise Fault(f"{file.shown} changed while it was read")
 

@@ -252,7 +252,7 @@ def _as_text(value: object) -> str | None:
 
 
 def read_parquet(path: Path, field: str, wanted: Wanted, *, shown: str) -> Iterator[Batch]:
-    """The rows of a Parquet file; numbers, dates and categories become text, bytes are taken for UTF-8.
+    """The rows of a Parquet file; numbers, dates and categories become text, lists JSON, bytes are taken for UTF-8.
 
     Args:
         path: Where it is.
@@ -261,7 +261,7 @@ def read_parquet(path: Path, field: str, wanted: Wanted, *, shown: str) -> Itera
         shown: Its location as errors show it.
 
     Raises:
-        DataError: It is no Parquet file, is damaged, lacks a column, or has lists or structs in one.
+        DataError: It is no Parquet file, is damaged, lacks a column, or has structs or lists of lists in one.
     """
     import numpy as np
     import polars as pl
@@ -297,10 +297,17 @@ def _refuse_nested(wanted: Wanted, frame: pl.DataFrame, name: str) -> None:
     problems = [
         Problem(field, column, f"column holds {frame.schema[column]} in {name}", "name a column of text or numbers")
         for field, column in wanted.items()
-        if frame.schema[column].is_nested()
+        if frame.schema[column].is_nested() and not _is_plain_list(frame.schema[column])
     ]
     if problems:
         raise DataError(problems)
+
+
+def _is_plain_list(dtype: pl.DataType) -> bool:
+    """Whether it is one of texts or whole numbers."""
+    import polars as pl
+
+    return isinstance(dtype, pl.List) and (dtype.inner == pl.String or dtype.inner.is_integer())
 
 
 def _text_of(frame: pl.DataFrame) -> list[pl.Expr]:
@@ -309,9 +316,12 @@ def _text_of(frame: pl.DataFrame) -> list[pl.Expr]:
     def decoded(value: bytes) -> str:
         return value.decode(errors="replace")
 
-    return [
-        pl.col(name).map_elements(decoded, return_dtype=pl.String)
-        if dtype == pl.Binary
-        else pl.col(name).cast(pl.String)
-        for name, dtype in frame.schema.items()
-    ]
+    def as_json(value: pl.Series) -> str:
+        return json.dumps(value.to_list(), ensure_ascii=False)
+
+    def text(name: str, dtype: pl.DataType) -> pl.Expr:
+        if dtype == pl.Binary or dtype.is_nested():
+            return pl.col(name).map_elements(decoded if dtype == pl.Binary else as_json, return_dtype=pl.String)
+        return pl.col(name).cast(pl.String)
+
+    return [text(name, dtype) for name, dtype in frame.schema.items()]
