@@ -49,6 +49,7 @@ class TokenClassificationTask(TaskSection):
     """A tag for each word."""
 
     metrics: ClassVar[tuple[str, ...]] = ("f1", "macro_f1", "precision", "recall", "accuracy")
+    heeds: ClassVar[tuple[str, ...]] = ("class_weights", "label_smoothing")
     word_lists: ClassVar[tuple[str, ...]] = ("text", "tags")
     family: Literal["token-classification"] = "token-classification"
     text_column: str = "text"
@@ -81,16 +82,13 @@ class TokenClassification(Base):
     target_columns = ("tags",)
     row_score = "F1 of the entities (1 where there are none and none is found)"
 
-    def target_repairs(self, task: TokenClassificationTask, aliases: Mapping[str, str]) -> Sequence[Step]:
-        """One space between two tags, and other spellings of single tags."""
-        from tasks.rules import targets, text
+    def target_repairs(self, task: TokenClassificationTask, usual: Sequence[Step]) -> Sequence[Step]:
+        """One space between two tags; then the usual rules for each of them."""
+        from tasks.rules import text
 
         del task
-        steps: list[Step] = [("strip_targets", text.collapse_whitespace)]
-        if aliases:
-            proper = partial(targets.replace_aliases, aliases=targets.folded(aliases))
-            steps.append(("label_aliases", partial(_each_tag, rule=proper)))
-        return steps
+        each = [(name, partial(_each_tag, rule=rule)) for name, rule in usual]
+        return [("space_between_tags", text.collapse_whitespace), *each]
 
     def rejects(self, task: TokenClassificationTask) -> list[tuple[str, pl.Expr]]:
         """Rows without tags, with more or fewer of them than words, with unknown ones, or in an impossible order."""
@@ -300,7 +298,12 @@ def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, loss: Loss) -> to
     import torch
 
     return torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), labels.flatten(), weight=loss.weights, ignore_index=IGNORED, reduction="sum"
+        logits.flatten(0, 1),
+        labels.flatten(),
+        loss.weights,
+        ignore_index=IGNORED,
+        label_smoothing=loss.label_smoothing,
+        reduction="sum",
     )
 
 

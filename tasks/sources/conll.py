@@ -94,7 +94,7 @@ class _Reader:
         source, sentence = self._source, self._sentence
         sentence.number = sentence.number or self._line
         sentence.lines.append(line)
-        fields = line.split("\t") if "\t" in line.strip() else SPACES.split(line.strip())
+        fields = line.split("\t") if "\t" in line.strip(" ") else SPACES.split(line.strip())
         if source.word_column > 1 and NO_WORD.fullmatch(fields[0]):
             return
         word, tag = (_column(fields, number) for number in (source.word_column, source.tag_column))

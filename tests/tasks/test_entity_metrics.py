@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import polars as pl
 import pytest
+from seqeval import metrics as seqeval
 from sklearn import metrics as sklearn
 
 from tasks import entity_metrics, row_metrics
@@ -56,7 +57,6 @@ def test_a_word_without_an_answer_counts_as_outside():
 
 @pytest.mark.parametrize("prefixes", ["BI", "BIES"])
 def test_metrics_are_those_of_seqeval(prefixes):
-    seqeval = pytest.importorskip("seqeval.metrics")
     draw = random.Random(1)
     tags = ["O", "O", "O", *(f"{prefix}-{kind}" for prefix in prefixes for kind in TYPES)]
     truth = [draw.choices(tags, k=draw.randint(1, 12)) for _ in range(200)]

@@ -5,6 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from seqeval.metrics.sequence_labeling import get_entities
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from tasks.rules import tagging
@@ -116,12 +117,11 @@ def test_entities_are_those_that_conlleval_sees(tags, entities):
 
 @pytest.mark.parametrize("prefixes", ["BI", "BIES"])
 def test_entities_are_those_of_seqeval(prefixes):
-    sequence_labeling = pytest.importorskip("seqeval.metrics.sequence_labeling")
     draw = random.Random(3)
     tags = ["O", *(f"{prefix}-{kind}" for prefix in prefixes for kind in "XY")]
     for _ in range(500):
         row = draw.choices(tags, k=draw.randint(1, 9))
-        theirs = [(kind, begin, end + 1) for kind, begin, end in sequence_labeling.get_entities(row)]
+        theirs = [(kind, begin, end + 1) for kind, begin, end in get_entities(row)]
         assert tagging.entities_of(row, "bio") == theirs
 
 

@@ -193,13 +193,24 @@ def test_an_sqlite_database_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "shown"), [([["a"]], "List(String)"), ([{"a": 1}], "Struct({'a': Int64})")], ids=["list", "struct"]
+    ("values", "shown"),
+    [([[["a"]]], "List(List(String))"), ([[0.5]], "List(Float64)"), ([{"a": 1}], "Struct({'a': Int64})")],
+    ids=["list of lists", "list of decimals", "struct"],
 )
 def test_a_nested_column_of_parquet_is_refused(tmp_path, values, shown):
     pl.DataFrame({"text": values, "label": ["x"]}).write_parquet(tmp_path / "rows.parquet")
     with pytest.raises(DataError) as caught:
         rows_of(pieces_of(tmp_path, "parquet", tmp_path / "rows.parquet")[0])
     assert f"task.text_column = 'text': column holds {shown} in rows.parquet" in message(caught)
+
+
+def test_lists_of_parquet_become_json_as_those_of_json_lines_do(tmp_path):
+    lists = pl.DataFrame({"text": [["é", "b"], None], "label": [[1, 2], []]})
+    lists.write_parquet(tmp_path / "rows.parquet")
+    lists.write_ndjson(tmp_path / "rows.jsonl")
+    expected = [(1, '["é", "b"]', "[1, 2]"), (2, None, "[]")]
+    for kind in ("parquet", "jsonl"):
+        assert rows_of(pieces_of(tmp_path, kind, tmp_path / f"rows.{kind}")[0])[0] == expected
 
 
 def test_all_missing_columns_are_named_at_once(tmp_path):
