@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from schemas.base import family_names
 from schemas.errors import RecipeError
 from schemas.loading import find_recipes, load_recipe
 
@@ -50,7 +51,7 @@ def test_every_shipped_recipe_is_valid(path):
 BROKEN = {
     "an unknown family": (
         VALID.replace("text-classification", "text-clasification"),
-        ["line 3: task.family = 'text-clasification': must be one of text-classification; "
+        [f"line 3: task.family = 'text-clasification': must be one of {', '.join(family_names())}; "
          "did you mean text-classification?"],
     ),
     "a misspelt field": (
