@@ -22,7 +22,7 @@ class Collect(Section):
     source: Source
     """What is read, and how."""
     id_column: str | None = None
-    """Column that names a row for good; default: a digest of the row's text."""
+    """Column that names a row for good; default: a digest of the row's texts."""
     group_column: str | None = None
     """Rows of one group stay on one side of the split (an author, a document); default: each row alone."""
     time_column: str | None = None

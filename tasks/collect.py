@@ -67,14 +67,14 @@ def collect_part(
         digest: What its content is known by; read for the key alone.
         side: The official side of all its rows, where it has one.
         how: What else the reading depends on; read for the key alone.
-        columns: Role → column of the source. The first role is the row's text: its digest is the id of a row that
-            brings none.
+        columns: Role → column of the source.
         id_column: Column of the source that names each row.
         group_column: Column that names what stays together in the split.
         time_column: Column with the row's time.
         split_column: Column that names the side, where `side` does not.
         keep: Further columns, kept under `meta.<column>`.
-        text_columns: Roles whose text may be one that must be left out.
+        text_columns: Roles of the row's texts: their digest is the id of a row that brings none, and each may be one
+            that must be left out.
         word_lists: Roles whose values may be lists of words.
         forgotten: Digest of `hashes`; read for the key alone.
         hashes: Of the ids and texts that must be left out, see `tasks.forgotten`.
@@ -104,7 +104,8 @@ def collect_part(
     with Writer(out / ROWS, schema) as rows, Writer(out / QUARANTINE, _fallen_schema()) as quarantine:
         for batch in (joined(each, [columns[role] for role in word_lists]) for each in read(wanted)):
             found = batch.columns
-            shaped = _shape(batch, name, id_column, columns | extras | kept, side)
+            ids = _ids(batch, id_column, [columns[role] for role in text_columns])
+            shaped = _shape(batch, name, ids, columns | extras | kept, side)
             lines = _unreadable_frame(name, batch.unreadable)
             read_rows = shaped.height + lines.height
             shaped, lines = leave_out(shaped, text_columns, hashes), leave_out(lines, ["raw"], hashes)
@@ -140,38 +141,44 @@ def _wanted(
     return wanted | {f"collect.keep.{place}": column for place, column in enumerate(keep)}
 
 
-def _shape(
-    batch: Batch, source: str, id_column: str | None, columns: Mapping[str, str], side: str | None
-) -> pl.DataFrame:
-    """The batch's rows under the names of roles. An id, group, time or side of white space alone is none."""
+def _shape(batch: Batch, source: str, ids: pl.Series, columns: Mapping[str, str], side: str | None) -> pl.DataFrame:
+    """The batch's rows under the names of roles."""
     import polars as pl
 
-    def name_of(column: str) -> pl.Expr:
-        stripped = pl.col(column).str.strip_chars()
-        return pl.when(stripped != "").then(stripped)
-
-    texts = batch.values[next(iter(columns.values()))]
-    ids = name_of(id_column) if id_column else _text_ids(texts)
     rows = batch.values.select(
         ids.alias("id"),
         pl.lit(source).alias("source"),
         pl.Series("row", batch.numbers, pl.UInt32),
         *(
-            (name_of(column) if target in {"group", "time", "split"} else pl.col(column)).alias(target)
+            (_name_in(column) if target in {"group", "time", "split"} else pl.col(column)).alias(target)
             for target, column in columns.items()
         ),
     )
     return rows.with_columns(split=pl.lit(side)) if side else rows
 
 
-def _text_ids(texts: pl.Series) -> pl.Series:
-    """Ids from the text as it is in the source: rows of one text share one."""
+def _name_in(column: str) -> pl.Expr:
+    """An id, group, time or side; of white space alone it is none."""
+    import polars as pl
+
+    stripped = pl.col(column).str.strip_chars()
+    return pl.when(stripped != "").then(stripped)
+
+
+def _ids(batch: Batch, id_column: str | None, text_columns: Sequence[str]) -> pl.Series:
+    """The source's ids, or those of the texts."""
+    if id_column:
+        return batch.values.select(_name_in(id_column)).to_series()
+    return text_ids(batch.values.select(text_columns))
+
+
+def text_ids(texts: pl.DataFrame) -> pl.Series:
+    """Ids from the texts as they are in the source: rows of the same texts share one."""
     import polars as pl
 
     digest = hashlib.blake2b
-    return pl.Series(
-        [digest((t or "").encode(), digest_size=ID_BYTES).hexdigest() for t in texts.to_list()], dtype=pl.String
-    )
+    joined = texts.select(pl.concat_str(pl.all().fill_null(""), separator="\0")).to_series()
+    return pl.Series([digest(t.encode(), digest_size=ID_BYTES).hexdigest() for t in joined], dtype=pl.String)
 
 
 def _set_aside_unnamed(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -8,7 +8,6 @@ and reports in MLflow and Prefect that quote it. Does not cover backups, nor the
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from schemas.base import family_names, load_family
 from schemas.errors import Fault, Mistake
 from schemas.recipe import Recipe
-from tasks.collect import ID_BYTES
+from tasks.collect import text_ids
 from tasks.families import family_of
 from tasks.forgotten import likenesses, remember
 from tasks.held_out import among, known_by
@@ -133,7 +132,7 @@ def find(home: Home, recipe: Recipe, ids: Iterable[str], texts: Iterable[str]) -
         by_artifact, hits = store.search(asked)
     wide = Terms(asked.ids, asked.texts | frozenset(hits.texts))
     artifacts = store.with_descendants(by_artifact)
-    sources, unread = _sources(home, recipe, asked, family_of(recipe.task).text_columns[0])
+    sources, unread = _sources(home, recipe, asked, family_of(recipe.task).text_columns)
     runs, unsearched = _runs(home, recipe, wide)
     return Found(
         terms=asked,
@@ -253,19 +252,20 @@ def _holds(path: Path, terms: Terms) -> bool:
         return search_file(file, path.name, terms).rows > 0
 
 
-def _sources(home: Home, recipe: Recipe, terms: Terms, role: str) -> tuple[dict[str, int], dict[str, str]]:
+def _sources(home: Home, recipe: Recipe, terms: Terms, roles: Sequence[str]) -> tuple[dict[str, int], dict[str, str]]:
     """Piece of the source, or file of corrections → rows it still has; and piece → why it could not be read."""
     asked = recipe.collect
     found: Counter[str] = Counter()
     unread = {}
-    wanted = {f"task.{role}_column": recipe.task.columns()[role]}
+    columns = recipe.task.columns()
+    wanted = {f"task.{role}_column": columns[role] for role in roles}
     wanted |= {"collect.id_column": asked.id_column} if asked.id_column else {}
     place = asked.source.shown()
     try:
         for piece in pieces(asked.source, home):
             place = piece.name
             for batch in piece.read(wanted):
-                found[place] += _rows_in(batch.values, terms, asked.id_column, wanted[f"task.{role}_column"])
+                found[place] += _rows_in(batch.values, terms, asked.id_column, [columns[role] for role in roles])
     except (Mistake, Fault) as problem:
         unread[place] = str(problem).splitlines()[0]
     for location in asked.corrections:
@@ -274,17 +274,11 @@ def _sources(home: Home, recipe: Recipe, terms: Terms, role: str) -> tuple[dict[
     return dict(+found), unread
 
 
-def _rows_in(values: pl.DataFrame, terms: Terms, id_column: str | None, text_column: str) -> int:
+def _rows_in(values: pl.DataFrame, terms: Terms, id_column: str | None, text_columns: Sequence[str]) -> int:
     """Rows that were asked for, among rows as they are in the source."""
-    import polars as pl
-
-    texts = values[text_column]
-    if id_column:
-        ids = values[id_column].str.strip_chars()
-    else:  # as collect makes them
-        digests = (hashlib.blake2b((t or "").encode(), digest_size=ID_BYTES).hexdigest() for t in texts.to_list())
-        ids = pl.Series(list(digests), dtype=pl.String)
-    return search_rows(pl.DataFrame({"id": ids, "text": texts}), terms).rows
+    texts = values.select(text_columns)
+    ids = values[id_column].str.strip_chars() if id_column else text_ids(texts)
+    return search_rows(texts.with_columns(ids.alias("id")), terms).rows
 
 
 def _versions(home: Home, terms: Terms) -> Iterator[Registered]:

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from schemas.errors import DataError, Problem
+from schemas.errors import DataError
 from tasks.rows import BATCH_ROWS
 from tasks.sources import Batch, Wanted, asked, refusal, require_columns
+from tasks.sources.snapshot import as_text
 from tasks.sources.text import MAX_LINE_CHARS, MAX_RAW_CHARS, SNIFFED_BYTES, line_blocks, opened, refuse_foreign
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ def _as_text(value: object) -> str | None:
 
 
 def read_parquet(path: Path, field: str, wanted: Wanted, *, shown: str) -> Iterator[Batch]:
-    """The rows of a Parquet file; numbers, dates and categories become text, lists JSON, bytes are taken for UTF-8.
+    """The rows of a Parquet file; numbers, dates and categories become text, lists and structs JSON, bytes are UTF-8.
 
     Args:
         path: Where it is.
@@ -261,7 +262,7 @@ def read_parquet(path: Path, field: str, wanted: Wanted, *, shown: str) -> Itera
         shown: Its location as errors show it.
 
     Raises:
-        DataError: It is no Parquet file, is damaged, lacks a column, or has structs or lists of lists in one.
+        DataError: It is no Parquet file, is damaged, or lacks a column.
     """
     import numpy as np
     import polars as pl
@@ -281,47 +282,24 @@ def read_parquet(path: Path, field: str, wanted: Wanted, *, shown: str) -> Itera
             columns = file.schema_arrow.names
             require_columns(wanted, columns, name)
             empty = pl.DataFrame(pa.schema([file.schema_arrow.field(column) for column in names]).empty_table())
-            _refuse_nested(wanted, empty, name)
-            yield Batch(columns, np.empty(0, np.uint32), empty.select(_text_of(empty)))
+            yield Batch(columns, np.empty(0, np.uint32), _as_texts(empty, names, field))
             for batch in file.iter_batches(BATCH_ROWS, columns=names):
                 frame = pl.DataFrame(batch)
                 numbers = np.arange(before + 1, before + 1 + frame.height, dtype=np.uint32)
                 before += frame.height
-                yield Batch(columns, numbers, frame.select(names).select(_text_of(frame)))
+                yield Batch(columns, numbers, _as_texts(frame, names, field))
     except (pa.ArrowException, pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).split("\n", 1)[0]
         raise refusal(field, shown, f"cannot be read as Parquet: {reason}", "write the file anew") from error
 
 
-def _refuse_nested(wanted: Wanted, frame: pl.DataFrame, name: str) -> None:
-    problems = [
-        Problem(field, column, f"column holds {frame.schema[column]} in {name}", "name a column of text or numbers")
-        for field, column in wanted.items()
-        if frame.schema[column].is_nested() and not _is_plain_list(frame.schema[column])
-    ]
-    if problems:
-        raise DataError(problems)
-
-
-def _is_plain_list(dtype: pl.DataType) -> bool:
-    """Whether it is one of texts or whole numbers."""
+def _as_texts(frame: pl.DataFrame, names: Sequence[str], field: str) -> pl.DataFrame:
     import polars as pl
 
-    return isinstance(dtype, pl.List) and (dtype.inner == pl.String or dtype.inner.is_integer())
+    def text_of(name: str) -> pl.Series:
+        values = frame[name]
+        if values.dtype.is_nested() or values.dtype == pl.Binary:
+            return pl.Series(name, [as_text(value, name, field) for value in values.to_list()], pl.String)
+        return values.cast(pl.String)
 
-
-def _text_of(frame: pl.DataFrame) -> list[pl.Expr]:
-    import polars as pl
-
-    def decoded(value: bytes) -> str:
-        return value.decode(errors="replace")
-
-    def as_json(value: pl.Series) -> str:
-        return json.dumps(value.to_list(), ensure_ascii=False)
-
-    def text(name: str, dtype: pl.DataType) -> pl.Expr:
-        if dtype == pl.Binary or dtype.is_nested():
-            return pl.col(name).map_elements(decoded if dtype == pl.Binary else as_json, return_dtype=pl.String)
-        return pl.col(name).cast(pl.String)
-
-    return [text(name, dtype) for name, dtype in frame.schema.items()]
+    return pl.DataFrame([text_of(name) for name in names])

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 FIELD = "collect.source.callable"
+RECIPES = "deployments"
+"""Folder of a project's recipes."""
 VERSION_FIELD = "collect.source.version"
 
 
@@ -39,6 +42,7 @@ def pieces(source: PythonSource, home: Home) -> list[Piece]:
         DataError: A function cannot be imported or called, raised an error, or yields something else than rows.
         Fault: It lost a connection.
     """
+    _make_importable(home.project)
     function = _function(FIELD, source.callable)
     _check_arguments(FIELD, function, source)
     name = source.shown()
@@ -60,13 +64,20 @@ def pieces(source: PythonSource, home: Home) -> list[Piece]:
     return [Piece(name, hashlib.sha256(known_by.encode()).hexdigest()[:32], FIELD, None, read_now)]
 
 
+def _make_importable(project: Path) -> None:
+    """A module may lie beside the recipes or in the project's folder: searched last, so that it hides no other."""
+    for folder in (project / RECIPES, project):
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+
+
 def _function(field: str, location: str) -> Callable[..., Any]:
     module_name, _, name = location.removeprefix(PYTHON_SCHEME).partition(":")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
-            remedy = "install it where hone runs, or put its folder on PYTHONPATH"
+            remedy = "put it beside the recipe, install it where hone runs, or put its folder on PYTHONPATH"
             raise _mistake(field, location, f"there is no module {error.name!r}", remedy) from error
         raise _raised(field, location, error) from error
     function: Callable[..., Any] | None = getattr(module, name, None)

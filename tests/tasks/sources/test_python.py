@@ -147,3 +147,20 @@ def test_a_column_that_no_row_has_is_a_mistake(tmp_path, module):
     module("def rows(): yield {'text': 'good', 'lable': 'pos'}")
     with pytest.raises(DataError, match="did you mean 'lable'"):
         rows(pieces(tmp_path)[0])
+
+
+@pytest.mark.parametrize("folder", [".", "deployments"])
+def test_a_module_may_lie_beside_the_recipes_and_hides_no_other(tmp_path, monkeypatch, folder):
+    project = tmp_path / "project"
+    (project / folder).mkdir(parents=True, exist_ok=True)
+    (project / folder / "own_feeds.py").write_text("def rows():\n    yield {'text': 'ours', 'label': 'a'}\n")
+    (project / folder / "json.py").write_text("raise RuntimeError('not the one of the library')\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.delitem(sys.modules, "own_feeds", raising=False)
+    source = PythonSource(callable="python://own_feeds:rows")
+    (piece,) = sources.pieces(source, Home(project / ".hone"))
+    assert rows(piece) == [("ours", "a")]
+    assert sys.modules.pop("own_feeds").__file__ == str(project / folder / "own_feeds.py")
+    with pytest.raises(DataError, match="json has no 'rows'"):
+        sources.pieces(PythonSource(callable="python://json:rows"), Home(project / ".hone"))
