@@ -53,6 +53,12 @@ class ParquetSource(FileSource, title="Parquet"):
     kind: Literal["parquet"] = "parquet"
 
 
+class SquadSource(FileSource, title="SQuAD"):
+    """Questions from SQuAD JSON, 1.1 or 2.0: columns id, title, context, question, answers and is_impossible."""
+
+    kind: Literal["squad"] = "squad"
+
+
 class GettextSource(FileSource, title="gettext"):
     """Rows from gettext catalogs (.mo, .po): columns source, target, context, language and catalog."""
 
@@ -124,7 +130,7 @@ class PythonSource(AnySource, title="Python"):
 
     kind: Literal["python"] = "python"
     callable: CallableLocation
-    """`python://<module>:<function>`; importable where hone runs."""
+    """`python://<module>:<function>`; the module is installed, or lies beside the recipe."""
     arguments: dict[str, JsonValue] = Field(default={})
     """Keyword arguments of the function."""
     version: CallableLocation | None = None
@@ -136,7 +142,15 @@ class PythonSource(AnySource, title="Python"):
 
 
 Source = Annotated[
-    CsvSource | JsonlSource | ParquetSource | GettextSource | ConllSource | HubSource | SqlSource | PythonSource,
+    CsvSource
+    | JsonlSource
+    | ParquetSource
+    | SquadSource
+    | GettextSource
+    | ConllSource
+    | HubSource
+    | SqlSource
+    | PythonSource,
     Field(discriminator="kind"),
     PlainUnion("kind"),
 ]

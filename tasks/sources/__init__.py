@@ -28,6 +28,7 @@ CONNECTORS = {
     "csv": FILES,
     "jsonl": FILES,
     "parquet": FILES,
+    "squad": FILES,
     "gettext": FILES,
     "conll": FILES,
     "hub": "tasks.sources.hub",

@@ -1,4 +1,4 @@
-"""Pieces of the sources made of files: one for each CSV, JSON lines, Parquet or CoNLL file or gettext catalog.
+"""Pieces of the sources made of files: one for each CSV, JSON lines, Parquet, SQuAD or CoNLL file or gettext catalog.
 
 `tasks.sources.locations` says which files a location means and what their digests are made of.
 """
@@ -22,6 +22,7 @@ SUFFIXES = {
     "csv": tuple(s + packed for s in (".csv", ".tsv") for packed in ("", *PACKED)),
     "jsonl": tuple(s + packed for s in (".jsonl", ".ndjson") for packed in ("", *PACKED)),
     "parquet": (".parquet",),
+    "squad": tuple(".json" + packed for packed in ("", *PACKED)),
     "gettext": (".mo", ".po"),
     "conll": tuple(s + packed for s in (".conll", ".conllu", ".bio", ".iob", ".iob2") for packed in ("", *PACKED)),
 }
@@ -121,7 +122,7 @@ def read_file(
 
     Args:
         path: Where it is.
-        kind: csv, jsonl, parquet or gettext.
+        kind: csv, jsonl, parquet, squad or gettext.
         field: The recipe's field that names it, for errors.
         wanted: Recipe field → column.
         shown: Its location as errors show it.
@@ -130,11 +131,11 @@ def read_file(
     Raises:
         DataError: It is not of this kind, is damaged, or lacks a column.
     """
-    from tasks.sources import formats, gettext
+    from tasks.sources import formats, gettext, squad
 
     if kind == "csv":
         return formats.read_csv(path, field, wanted, shown=shown, separator=separator)
     if kind == "gettext":
         return gettext.read(path, field, wanted)
-    read = formats.read_jsonl if kind == "jsonl" else formats.read_parquet
+    read = {"jsonl": formats.read_jsonl, "parquet": formats.read_parquet, "squad": squad.read}[kind]
     return read(path, field, wanted, shown=shown)

@@ -196,8 +196,8 @@ def test_sources_with_the_same_fields_share_a_tab(rich):
     tabs = schema["properties"]["recipe"]["properties"]["collect"]["properties"]["source"]["anyOf"]
     (files,) = (tab for tab in tabs if "parquet" in tab["properties"]["kind"]["enum"])
     assert [files["title"], files["properties"]["kind"]["enum"]] == [
-        "JSON lines, Parquet, gettext",
-        ["jsonl", "parquet", "gettext"],
+        "JSON lines, Parquet, SQuAD, gettext",
+        ["jsonl", "parquet", "squad", "gettext"],
     ]
     for kind in ("jsonl", "parquet", "gettext"):
         changed = json.loads(json.dumps(parameters))
