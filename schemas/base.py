@@ -10,7 +10,7 @@ import re
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import (
@@ -26,6 +26,9 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from schemas.errors import EnvironmentMistake, Problem
+
+if TYPE_CHECKING:
+    from schemas.recipe import Recipe
 
 FAMILIES_GROUP = "hone.families"
 PACKAGE_SCHEME = "package://"
@@ -95,6 +98,11 @@ class TaskSection(Section):
     def columns(self) -> dict[str, str]:
         """Role → name of the source's column, for every column the family reads."""
         raise NotImplementedError
+
+    def misfits(self, recipe: Recipe) -> list[str]:
+        """What else of the recipe does not fit the task: the field, why, and what to set it to, each in a sentence."""
+        del recipe
+        return []
 
 
 class PlainUnion:

@@ -389,6 +389,13 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _sections_fit_the_task(self) -> Self:
+        misfits = self.task.misfits(self)
+        if misfits:
+            raise ValueError("; ".join(misfits))
+        return self
+
+    @model_validator(mode="after")
     def _slice_columns_kept(self) -> Self:
         missing = [column for column in self.evaluate.slices.columns if column not in self.collect.keep]
         if missing:

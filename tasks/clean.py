@@ -80,6 +80,7 @@ def clean_rows(
     meta = {
         **family.describe(task, pl.scan_parquet(files(out / "rows"))),
         "text_column": family.text_columns[0],
+        **({"further_text_columns": list(family.text_columns[1:])} if family.text_columns[1:] else {}),
         "target_columns": list(family.target_columns),
         **(family.labelled.as_meta() if family.labelled else {}),
         "text_rules": text_rules(rules),

@@ -111,7 +111,7 @@ def _word(outcome: CheckOutcome) -> str:
 def _overlong(recipe: Recipe) -> str:
     longest = recipe.tokenize.max_seq_length
     if recipe.tokenize.overlong == "window":
-        return f"Texts over {longest} tokens are read in windows, whose probabilities are averaged"
+        return f"Texts over {longest} tokens are read in overlapping windows"
     return f"Texts over {longest} tokens are cut"
 
 

@@ -78,7 +78,8 @@ def split_rows(
     meta = json.loads((clean / "meta.json").read_text())
     labelled = Labelled.by(meta)
     paths = files(clean / "rows")
-    rows = deal(split, paths, meta["text_column"], meta["target_columns"])
+    taught = [*meta["target_columns"], *meta.get("further_text_columns", ())]
+    rows = deal(split, paths, meta["text_column"], taught)
     kept = Signatures.open(signatures) if signatures else None
     found = find(rows, kept, split.near_duplicates.threshold)
 
@@ -99,8 +100,14 @@ def split_rows(
     }
 
 
-def deal(split: Split, paths: Sequence[Path], text_column: str, target_columns: Sequence[str]) -> Rows:
+def deal(split: Split, paths: Sequence[Path], text_column: str, taught: Sequence[str]) -> Rows:
     """The side of every row, and what it is compared by.
+
+    Args:
+        split: How sides are decided.
+        paths: Files of clean rows.
+        text_column: What sides and likeness go by.
+        taught: Columns of which rows of one text may differ and both teach: targets, and what is asked of the text.
 
     Raises:
         DataError: The source names a side that is none, or the rows have no times to go by.
@@ -110,14 +117,14 @@ def deal(split: Split, paths: Sequence[Path], text_column: str, target_columns: 
 
     _refuse_timeless(split, paths)
     optional = [name for name in ("group", "time", "split") if name in _schema(paths)]
-    wanted = ["id", *dict.fromkeys([text_column, *target_columns]), *optional]
+    wanted = ["id", *dict.fromkeys([text_column, *taught]), *optional]
     sides, keys, ranks, targets = [], [], [], []
     dealt: list[npt.NDArray[np.uint8]] = []
     for batch in batches(paths, wanted):
         rows = batch.with_columns(normalised(pl.col(text_column)).alias(LIKENESS))
         keys.append(digests(rows[LIKENESS]))
         ranks.append(digests(rows["id"]))
-        targets.append(digests(rows.select(pl.concat_str(target_columns, separator="\0")).to_series()))
+        targets.append(digests(rows.select(pl.concat_str(taught, separator="\0")).to_series()))
         match split:
             case HashSplit():
                 sides.append(_codes(hash_sides(rows, split.version, _bounds(split))))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tasks.labels import Labelled
     from tasks.predict import Windows
-    from tasks.rules.repair import Step
+    from tasks.rules.repair import Step, TextRules
     from tasks.tokenizer import BaseTokenizer
 
 DRAWING = (
@@ -32,7 +32,8 @@ DRAWING = (
 )  # fmt: skip
 """Modules that families use for reports alone: a change in them retrains nothing."""
 MEASURING = (
-    *DRAWING, "tasks.classification", "tasks.entity_metrics", "tasks.ranks", "tasks.row_metrics", "tasks.values",
+    *DRAWING, "tasks.answer_baselines", "tasks.answer_metrics", "tasks.classification", "tasks.entity_metrics",
+    "tasks.ranks", "tasks.row_metrics", "tasks.values",
 )  # fmt: skip
 """Modules that families use once there is a model: a change in them prepares no data again."""
 
@@ -102,6 +103,16 @@ class Family(Protocol):
         Args:
             task: The recipe's.
             usual: Rules for one label: white space around it, and other spellings.
+        """
+        ...
+
+    def follow(self, before: pl.DataFrame, after: pl.DataFrame, rules: TextRules) -> pl.DataFrame:
+        """The repaired rows with targets that point into their texts moved to where these stand now.
+
+        Args:
+            before: Rows as collected.
+            after: The same once the rules for texts were followed.
+            rules: Those of `tasks.rules.repair`.
         """
         ...
 

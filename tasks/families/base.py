@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tasks.bootstrap import Floats
     from tasks.labels import Labelled
-    from tasks.rules.repair import Step
+    from tasks.rules.repair import Step, TextRules
 
 
 class Base:
@@ -48,6 +48,11 @@ class Base:
         """Nothing."""
         del rows, meta
         return {}
+
+    def follow(self, before: pl.DataFrame, after: pl.DataFrame, rules: TextRules) -> pl.DataFrame:
+        """As they are: no target points into a text."""
+        del before, rules
+        return after
 
     def head_modules(self, model: torch.nn.Module) -> list[str]:
         """The task's head: every top-level module outside the pretrained body."""

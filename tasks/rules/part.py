@@ -181,11 +181,13 @@ def repair(rules: Clean, task: TaskSection, family: Family, rows: pl.DataFrame, 
     counts.lacking.update(lacking(rows))
     before = rows
     kept = [column for column in rows.columns if column.startswith(frames.META_PREFIX)]
-    for name, rule in steps(text_rules(rules)):
+    followed = text_rules(rules)
+    for name, rule in steps(followed):
         # A kept column may name a person as well as a text does.
         columns = (*family.text_columns, *kept) if name.startswith(REDACT) else family.text_columns
         rows = _applied(name, rule, rows, columns, counts)
     counts.repaired += _changed(before, rows, family.text_columns)
+    rows = family.follow(before, rows, followed)
     own_targets = [column for column in family.target_columns if column not in family.text_columns]
     for name, rule in target_repairs(rules, task, family):
         rows = _applied(name, rule, rows, own_targets, counts)

@@ -10,8 +10,8 @@ from tasks.rules.repair import TextRules, redactor_names
 
 PACKAGE = "hone_serving"
 """Folder in a model's code; serving files look for it there."""
-NAMES = ("personal_data.py", "repair.py", "serving.py", "tagging.py", "text.py")
-SHIPPED = tuple(Path(__file__).with_name(name) for name in NAMES)
+NAMES = ("alignment", "personal_data", "repair", "serving", "spans", "tagging", "text")
+SHIPPED = tuple(Path(__file__).with_name(f"{name}.py") for name in NAMES)
 """Modules that import nothing of ours but each other."""
 
 
