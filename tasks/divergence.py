@@ -79,7 +79,8 @@ def diverged(what: str, value: float, step: Step, train: Train, file: Path) -> M
     """
     rule = f"the {what} became {value} at step {step.number}; its batch is kept in {file}"
     if step.number == 1:
-        return Mistake(Problem("model.base", None, rule, "nothing was learnt yet: choose another model"))
+        remedy = "nothing was learnt yet: look at its rows, or choose another model"
+        return Mistake(Problem("model.base", None, rule, remedy))
     return Mistake(Problem("train.learning_rate", train.learning_rate, rule, "lower it, or warm up for longer"))
 
 
