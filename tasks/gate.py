@@ -8,7 +8,7 @@ not cover promotion (`tasks.registry`).
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -214,11 +214,18 @@ def _with_labels_of_both(
     if labels is None or set(labels) == set(today):
         return meta, old, 0, ""
     both = [label for label in today if label in labels]
-    kept = old.filter(old["truth"].is_in(both))
+    kept = old.filter(_all_among(old["truth"], both))
     new = sorted(set(today) - set(labels))
     gone = sorted(set(labels) - set(today))
     told = [f"labels {what}: {', '.join(names)}" for what, names in (("new", new), ("gone", gone)) if names]
     return {**meta, "labels": both}, kept, old.height - kept.height, "; ".join(told)
+
+
+def _all_among(truth: pl.Series, labels: Sequence[str]) -> pl.Series:
+    """Whether the label of each row, or every one of them, is among these."""
+    if not truth.dtype.is_nested():
+        return truth.is_in(list(labels))
+    return truth.list.eval(pl.element().is_in(list(labels))).list.all()
 
 
 DECISIONS: dict[Decision, str] = {

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tasks.bootstrap import Floats
-    from tasks.probabilities import Bins
+    from tasks.probabilities import Bins, Ranking
 
 DPI = 144
 INK = "#22303c"
@@ -108,16 +108,31 @@ def learning_curve(history: Sequence[Mapping[str, Any]], metric: str, path: Path
 
 
 def precision_recall(predictions: pl.DataFrame, labels: Sequence[str], path: Path) -> Path:
-    """Draw precision against recall of each label against the rest; with many labels their mean and a band around it.
+    """Draw precision against recall of each label against the rest; see `precision_recall_of`.
 
     Args:
         predictions: Columns truth, prediction and probabilities.
         labels: All labels, in the order of the probabilities.
         path: The PNG to write.
     """
+    from tasks.classification import forecast
+    from tasks.probabilities import rankings
+
+    found = forecast(predictions, labels)
+    ranked = () if found is None else rankings(found)
+    return precision_recall_of([(labels[label], ranking) for label, ranking, _ in ranked], path)
+
+
+def precision_recall_of(rankings: Sequence[tuple[str, Ranking]], path: Path) -> Path:
+    """Draw precision against recall; with many labels their mean and a band around it.
+
+    Args:
+        rankings: Label, and the rows by its score.
+        path: The PNG to write.
+    """
     import numpy as np
 
-    curves = _curves(predictions, labels)
+    curves = _curves(rankings)
     figure = new_figure(7.4, 4.4)
     axes = figure.subplots()
     if not curves:
@@ -175,22 +190,20 @@ class _Curve:
     area: float
 
 
-def _curves(predictions: pl.DataFrame, labels: Sequence[str]) -> list[_Curve]:
-    """Of each label that some rows have and others do not, the largest area first."""
+def _curves(rankings: Sequence[tuple[str, Ranking]]) -> list[_Curve]:
+    """Of each label, the largest area first."""
     import numpy as np
 
-    from tasks.classification import forecast
-    from tasks.probabilities import auprc, rankings
+    from tasks.probabilities import auprc
 
-    found = forecast(predictions, labels)
     curves = []
-    for label, ranking, _ in () if found is None else rankings(found):
+    for label, ranking in rankings:
         recall = ranking.hits / ranking.hits[-1]
         places = np.arange(np.searchsorted(recall, 1) + 1)
         if len(places) > MOST_POINTS:
             places = np.unique(np.searchsorted(recall, np.linspace(0, 1, MOST_POINTS)))
         precision = ranking.hits[places] / (ranking.hits + ranking.misses)[places]
-        curves.append(_Curve(labels[label], recall[places], precision, auprc(ranking).value))
+        curves.append(_Curve(label, recall[places], precision, auprc(ranking).value))
     return sorted(curves, key=lambda curve: -curve.area)
 
 

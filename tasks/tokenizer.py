@@ -134,7 +134,7 @@ def load_tokenizer(base: Path, config: Mapping[str, Any], *, trust_remote_code: 
         backend, options = _from_json(base)
         pad_token_id = _pad_token_id(backend, options, config)
     else:
-        backend, options = _from_transformers(base, trust_remote_code=trust_remote_code)
+        backend, options = _from_transformers(base, config, trust_remote_code=trust_remote_code)
         pad_token_id = options["pad_token_id"]
     if pad_token_id is None:
         raise _unusable(base, "its tokenizer has no token to pad with", "add pad_token to its tokenizer_config.json")
@@ -172,7 +172,9 @@ def _from_json(base: Path) -> tuple[Tokenizer, dict[str, Any]]:
         raise _unusable(base, f"its tokenizer.json cannot be read: {_first_line(error)}", remedy) from error
 
 
-def _from_transformers(base: Path, *, trust_remote_code: bool) -> tuple[Tokenizer, dict[str, Any]]:
+def _from_transformers(
+    base: Path, config: Mapping[str, Any], *, trust_remote_code: bool
+) -> tuple[Tokenizer, dict[str, Any]]:
     from transformers import AutoTokenizer
 
     try:
@@ -183,22 +185,46 @@ def _from_transformers(base: Path, *, trust_remote_code: bool) -> tuple[Tokenize
         ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise _unusable(base, "its tokenizer has no fast implementation", "convert it to a tokenizer.json")
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    pad = tokenizer.pad_token_id
+    if pad is None:
+        pad = _end_of_text(tokenizer.eos_token_id, config)
     return tokenizer.backend_tokenizer, {"pad_token_id": pad, "truncation_side": tokenizer.truncation_side}
 
 
 def _pad_token_id(backend: Tokenizer, options: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:
-    """What the tokenizer says, else the model; the end-of-text token for models that never padded."""
-    for name in ("pad_token", "eos_token"):
-        token = options.get(name)
-        found = backend.token_to_id(token["content"] if isinstance(token, dict) else token) if token else None
-        if found is not None:
-            return found
-        if name == "pad_token" and backend.padding:
-            return int(backend.padding["pad_id"])
-        if name == "pad_token" and config.get("pad_token_id") is not None:
-            return int(config["pad_token_id"])
-    return None
+    """What the tokenizer says, else the model; else the end-of-text token, see `_end_of_text`."""
+    found = _id_of(backend, options.get("pad_token"))
+    if found is not None:
+        return found
+    if backend.padding:
+        return int(backend.padding["pad_id"])
+    if config.get("pad_token_id") is not None:
+        return int(config["pad_token_id"])
+    return _end_of_text(_id_of(backend, options.get("eos_token")), config)
+
+
+def _end_of_text(named: int | None, config: Mapping[str, Any]) -> int | None:
+    """The token that ends texts, to pad a model with that never padded: attention is masked there, so any would do.
+
+    None for encoders with a decoder, whose heads are read where texts end: they count these tokens.
+
+    Args:
+        named: The tokenizer's own.
+        config: The model's.
+    """
+    if config.get("is_encoder_decoder"):
+        return None
+    if named is not None:
+        return named
+    known = config.get("eos_token_id")
+    first = known[0] if isinstance(known, list) and known else known
+    return first if isinstance(first, int) else None
+
+
+def _id_of(backend: Tokenizer, token: Any) -> int | None:
+    """Of a token as `tokenizer_config.json` names it; none where it is not in the vocabulary."""
+    content = token["content"] if isinstance(token, dict) else token
+    return backend.token_to_id(content) if content else None
 
 
 def _unusable(base: Path, rule: str, remedy: str) -> RecipeError:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from tasks.tokenizer import BaseTokenizer
 
 DRAWING = (
-    "tasks.baselines", "tasks.calibration", "tasks.classification_report", "tasks.entity_baselines", "tasks.plots",
-    "tasks.tfidf", "tasks.value_baselines", "tasks.value_plots",
+    "tasks.baselines", "tasks.calibration", "tasks.classification_report", "tasks.entity_baselines",
+    "tasks.label_set_baselines", "tasks.plots", "tasks.tfidf", "tasks.value_baselines", "tasks.value_plots",
 )  # fmt: skip
 """Modules that families use for reports alone: a change in them retrains nothing."""
 MEASURING = (

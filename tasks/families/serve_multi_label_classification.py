@@ -1,0 +1,130 @@
+"""How a classifier with several labels serves: an MLflow models-from-code file, copied into every registered model.
+
+It imports nothing of hone, so that `mlflow.pyfunc.load_model("models:/<name>@champion")` works wherever the model's
+requirements are installed. Texts are put right by the rules that the training's texts were put right by. Give it texts
+as they come.
+
+    model = mlflow.pyfunc.load_model("models:/arguments@champion")
+    model.predict(pd.DataFrame({"text": ["Sort an array.", "Draw numbers."]}), params={"batch_size": 64})
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.models import ModelSignature
+from mlflow.pyfunc import PythonModel  # type: ignore[attr-defined]
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import Array, Map
+
+BATCH_SIZE = 32
+"""Texts in one forward pass."""
+HALF = 0.5
+"""The score from which a label is predicted where none was fitted."""
+COLUMNS = ("labels", "scores")
+
+SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec(DataType.string, "text")]),
+    outputs=Schema(
+        [
+            ColSpec(Array(DataType.string), "labels", required=False),
+            ColSpec(Map(DataType.double), "scores", required=False),
+        ]
+    ),
+    params=ParamSchema([ParamSpec("batch_size", DataType.long, BATCH_SIZE)]),
+)
+"""What the model takes and gives."""
+
+
+class MultiLabelClassifier(PythonModel):
+    """Predicts any number of labels per text, in float32."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the model folder that training wrote, and what was fitted to it, without asking the hub."""
+        self.shared = _shared()
+        self.loaded = self.shared.Loaded(context.artifacts, "AutoModelForSequenceClassification")
+        self.labels: list[str] = self.loaded.about["labels"]
+        fitted = self.loaded.calibration.get("thresholds", {})
+        self.thresholds = [fitted.get(label, HALF) for label in self.labels]
+
+    def predict(
+        self,
+        context: Any,  # noqa: ARG002  MLflow passes it
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
+    ) -> pd.DataFrame:
+        """One row per text, in order.
+
+        Args:
+            context: Unused.
+            model_input: DataFrame with a column `text`; a list of texts where MLflow's signature is not in between.
+            params: `batch_size`.
+
+        Returns:
+            `labels`, those whose score reaches the threshold that was fitted for them, maybe none; `scores`, label →
+            probability. A text that is missing or blank says nothing of its labels: both are empty.
+
+        Raises:
+            ValueError: There is no column `text`.
+            TypeError: A text is something else.
+        """
+        texts = self.shared.texts_of(model_input)
+        batch_size, size = int((params or {}).get("batch_size", BATCH_SIZE)), self.loaded.chunk
+        chunks = [texts[start : start + size] for start in range(0, len(texts), size)]
+        rows = [row for chunk in chunks for row in self._rows(self.loaded.repaired(chunk), batch_size)]
+        return pd.DataFrame(rows, columns=list(COLUMNS))
+
+    def _rows(self, texts: list[str | None], batch_size: int) -> list[dict[str, Any]]:
+        """What is answered to each text."""
+        told = [text for text in texts if text is not None]
+        answers = iter(self._scores(told, batch_size))
+        nothing = dict.fromkeys(COLUMNS)
+        return [nothing if text is None else self._answer(next(answers)) for text in texts]
+
+    def _answer(self, scores: list[float]) -> dict[str, Any]:
+        each = zip(self.labels, scores, self.thresholds, strict=True)
+        return {
+            "labels": [label for label, score, threshold in each if score >= threshold],
+            "scores": dict(zip(self.labels, scores, strict=True)),
+        }
+
+    def _scores(self, texts: list[str], batch_size: int) -> list[list[float]]:
+        """Score of each label for each text: the mean over its windows, of which most have one."""
+        if not texts:
+            return []
+        input_ids, owners = self.loaded.encoded(texts)
+        found = np.empty((len(input_ids), len(self.labels)))
+        for places, given in self.loaded.batches(input_ids, batch_size):
+            found[places] = given.logits.float().sigmoid().cpu().numpy()
+        scores: list[list[float]] = self.shared.means(found, owners, len(texts)).tolist()
+        return scores
+
+
+def _shared() -> ModuleType:
+    """What serving files share: that in the model's code, or hone's own where this file is served from its checkout.
+
+    Loaded by path: two models in one process may have been trained under different versions of it.
+    """
+    folder = Path(__file__).with_name("code") / "hone_serving"
+    if not folder.is_dir():
+        return importlib.import_module("tasks.rules.serving")
+    name = f"{__name__.replace('.', '_')}_serving"
+    spec = importlib.util.spec_from_file_location(name, folder / "__init__.py")
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{folder} is no package")
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[name] = package
+    spec.loader.exec_module(package)
+    return importlib.import_module(f"{name}.serving")
+
+
+MODEL = MultiLabelClassifier()
+mlflow.models.set_model(MODEL)
