@@ -91,7 +91,8 @@ class Family(Protocol):
     text_columns: tuple[str, ...]
     """Columns that cleaning repairs and bounds; the first one is what splits and duplicates go by."""
     target_columns: tuple[str, ...]
-    """Columns that are learnt; rows equal in text and unequal here contradict each other."""
+    """Columns that are learnt, the text itself where it is all there is; rows equal in text and unequal here
+    contradict each other."""
     labelled: Labelled | None
     """Where clean rows have labels to be counted; none where the task has no labels."""
     row_score: str

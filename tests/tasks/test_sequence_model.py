@@ -48,6 +48,12 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return tiny_decoder(tmp_path_factory.mktemp(request.param), request.param)
 
 
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def learner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whose tokenizer transformers takes as it is: to Qwen's architecture belongs a tokenizer of bytes."""
+    return tiny_decoder(tmp_path_factory.mktemp(request.param), request.param)
+
+
 def loaded(base: Path, **options: str) -> torch.nn.Module:
     pad = BaseModel(base).tokenizer.pad_token_id
     return sequence_model.load(str(base), {"pad_token_id": pad}, ["a", "b"], "single_label_classification", **options)
@@ -109,11 +115,11 @@ def rows(count: int, seed: int) -> pl.DataFrame:
     ids=["full-windows", "lora"],
 )
 def test_a_decoder_learns_and_serves_what_was_recorded(
-    decoder: Path, tmp_path: Path, method: object, length: dict[str, object]
+    learner: Path, tmp_path: Path, method: object, length: dict[str, object]
 ) -> None:
     family = TextClassification()
     model = taught(
-        family, {"family": "text-classification"}, decoder, tmp_path / "taught", rows(240, 1), rows(60, 2),
+        family, {"family": "text-classification"}, learner, tmp_path / "taught", rows(240, 1), rows(60, 2),
         length=length, method=method, epochs=3, learning_rate=5e-3,
     )  # fmt: skip
     assert family.score(model.predicted, model.meta)["accuracy"] > 0.9
