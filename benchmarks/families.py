@@ -68,7 +68,7 @@ def measured(work: Path, recipe: str, overrides: tuple[str, ...]) -> dict[str, A
         "set": list(overrides),
         "metric": metric,
         "rows": {side: rows[side] for side in ("train", "validation", "test")},
-        "untrained": told(untrained["metrics"], metric),
+        "untrained": told(untrained["found"]["metrics"], metric),
         "trained": told(trained["metrics"], metric),
         "baselines": {name: told(scores, metric) for name, scores in trained["baselines"].items()},
         "decision": trained["gate"]["decision"],
