@@ -73,7 +73,7 @@ def export_onnx(
     _export(network, batches[-1], outputs, file)
     session = _session(file)
     difference = _compared(network, session, batches)
-    longest = _write_tokenizer(Path(model), Path(out))
+    longest = _write_tokenizer(Path(model), Path(out), pairs=len(columns) > 1)
     return {
         "inputs": [_described(each) for each in session.get_inputs()],
         "outputs": [_described(each) for each in session.get_outputs()],
@@ -176,8 +176,11 @@ def _compared(network: torch.nn.Module, session: InferenceSession, batches: Sequ
     return largest
 
 
-def _write_tokenizer(model: Path, out: Path) -> dict[str, Any]:
-    """Write `tokenizer.json`, set to cut and pad as the model was trained; returns what is to be said of it."""
+def _write_tokenizer(model: Path, out: Path, *, pairs: bool = False) -> dict[str, Any]:
+    """Write `tokenizer.json`, set to cut and pad as the model was trained; returns what is to be said of it.
+
+    Of a pair of texts, a question and what may answer it, only the second is cut.
+    """
     from transformers import AutoTokenizer
 
     about: Mapping[str, Any] = json.loads((model / "hone.json").read_text(encoding="utf-8"))
@@ -185,7 +188,8 @@ def _write_tokenizer(model: Path, out: Path) -> dict[str, Any]:
     tokenizer = fast.backend_tokenizer
     longest = about["max_seq_length"]
     windows = {"stride": about["stride"]} if about.get("overlong") == "window" else {}
-    tokenizer.enable_truncation(longest, direction=fast.truncation_side, **windows)
+    strategy = "only_second" if pairs else "longest_first"
+    tokenizer.enable_truncation(longest, strategy=strategy, direction=fast.truncation_side, **windows)
     tokenizer.enable_padding(direction=fast.padding_side, pad_id=fast.pad_token_id, pad_token=fast.pad_token)
     tokenizer.save(str(out / "tokenizer.json"))
     labels = {"labels": about["labels"]} if "labels" in about else {}

@@ -212,3 +212,17 @@ def test_the_tokenizer_reads_long_texts_in_the_windows_of_training(tmp_path: Pat
     read = [[word for word in each.tokens if word in WORDS] for each in (first, *first.overflowing)]
     assert read == [WORDS[:14], WORDS[10:24], WORDS[20:30]]
     assert {len(each.ids) for each in (first, *first.overflowing)} == {16}
+
+
+def test_of_a_pair_only_the_second_text_is_cut(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    tiny_model(tmp_path, seed=1)
+    onnx_export._write_tokenizer(tmp_path / "model", tmp_path, pairs=True)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    read = tokenizer.encode(" ".join(WORDS[:9]), " ".join(WORDS[20:40]))
+    words = [word for word in read.tokens if word in WORDS]
+    assert words[:9] == WORDS[:9]
+    assert words[9:] == WORDS[20 : 20 + len(words) - 9]
+    assert len(words) > 9
+    assert len(read.ids) == 16
