@@ -111,7 +111,7 @@ def _trained(context: PipelineContext, tokens: Artifact, point: Point, left: Seq
             model = train(inner, lessons)
         predictions = validate(inner, tokens, model)
         rows = lessons.summary["rows"] if point.share < 1 else tokens.summary["rows"]["train"]
-        found = Trained(point.share, point.recipe.train.seed, rows, model, predictions)
+        found = Trained(point.share, rows, model, predictions)
         run.log_params({f"plan.{name}": value for name, value in model.summary["plan"].items()})
         run.log_metrics([(rows, {f"curve/{point.recipe.metric}": predictions.summary["value"], "curve/rows": rows})])
         run.set_tags({"hone.weights_sha256": model.summary["weights_sha256"]})

@@ -52,7 +52,6 @@ class Trained:
     """
 
     share: float
-    seed: int
     rows: int
     model: Artifact
     predictions: Artifact
