@@ -2,9 +2,10 @@
 
     python benchmarks/few_shot.py WORK        # a folder for the home; the same folder goes on
 
-Trains the demo's encoder with the defaults of `train`, but 16 rows a step, on about 64, 260 and 520 rows, three seeds each
-(other rows, another head), and measures it on 539 validation rows. With 64 rows a step, as is the default, two passes
-are a quarter of the steps. What was found goes to `benchmarks/results/few-shot.jsonl` and `few-shot.md`. Models that are in the store are not trained again, so it may be stopped.
+Trains the demo's encoder with the defaults of `train`, but 16 rows a step, on about 64, 260 and 520 rows, three seeds
+each (other rows, another head), and measures it on 539 validation rows. With 64 rows a step, as is the default, two
+passes are a quarter of the steps. What was found goes to `benchmarks/results/few-shot.jsonl` and `few-shot.md`. Models
+that are in the store are not trained again, so it may be stopped.
 """
 
 from __future__ import annotations
@@ -74,9 +75,8 @@ def page(lines: list[dict[str, Any]]) -> str:
             rows.append((f"{many:,}", arm, f"{steps}", spread, f"{min(found):.3f}"))
     parts = [
         "# Few rows: two passes, and `train.epochs` left out",
-        f"`benchmarks/few_shot.py` on {os.cpu_count()} cores: the demo's tweets and encoder, the defaults of `train` with 16 rows a step, "
-        f"macro F1 on {lines[0]['validation_rows']:,} validation rows, mean and standard deviation of "
-        f"{len(SEEDS)} seeds.",
+        "`benchmarks/few_shot.py`: the demo's tweets and encoder, the defaults of `train` with 16 rows a step, macro F1 "
+        f"on {lines[0]['validation_rows']:,} validation rows, mean and standard deviation of {len(SEEDS)} seeds.",
         table(("rows", "train.epochs", "steps", "macro F1", "worst seed"), rows),
     ]
     return "\n\n".join(parts) + "\n"
