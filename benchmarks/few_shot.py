@@ -75,8 +75,8 @@ def page(lines: list[dict[str, Any]]) -> str:
             rows.append((f"{many:,}", arm, f"{steps}", spread, f"{min(found):.3f}"))
     parts = [
         "# Few rows: two passes, and `train.epochs` left out",
-        "`benchmarks/few_shot.py`: the demo's tweets and encoder, the defaults of `train` with 16 rows a step, macro F1 "
-        f"on {lines[0]['validation_rows']:,} validation rows, mean and standard deviation of {len(SEEDS)} seeds.",
+        "`benchmarks/few_shot.py`: the demo's tweets and encoder, the defaults of `train` with 16 rows a step, macro "
+        f"F1 on {lines[0]['validation_rows']:,} validation rows, mean and standard deviation of {len(SEEDS)} seeds.",
         table(("rows", "train.epochs", "steps", "macro F1", "worst seed"), rows),
     ]
     return "\n\n".join(parts) + "\n"
