@@ -41,3 +41,11 @@ def test_the_plan_says_by_what_is_optimised_and_for_how_long_it_warms_up():
         dropout=None, rows=95, longest=20, class_weights=None, class_weights_reason="none",
     )  # fmt: skip
     assert (plan.optimizer, plan.steps, plan.warmup_steps) == ("muon", 20, 7)
+
+
+def test_the_plan_says_why_few_rows_are_passed_so_often():
+    rows = {"dropout": None, "rows": 95, "longest": 20, "class_weights": None, "class_weights_reason": "none"}
+    plan = make_plan(Train(global_batch_size=10), **rows)
+    assert (plan.steps, plan.steps_per_epoch, plan.eval_steps, plan.warmup_steps) == (100, 10, 20, 6)
+    assert plan.reasons["steps"] == "at least 100: 2 epochs of 95 rows would be 20"
+    assert make_plan(Train(global_batch_size=10, epochs=2), **rows).reasons["steps"] == "the recipe says so"
