@@ -85,6 +85,7 @@ class TaskSection(Section):
     Attributes:
         metrics: Names the family can compare two models by, all better when higher; the first is the default.
         measures: Further names the gate can bound, higher or lower being better.
+        abstains: Whether the family takes `evaluate.abstain_precision`.
         heeds: Which of `sampling`, `class_weights`, `label_smoothing` and `focal_gamma` in `train` the family goes by.
         word_lists: Roles whose columns may hold lists: the words of a text, and what belongs to each of them.
     """
@@ -93,6 +94,7 @@ class TaskSection(Section):
     measures: ClassVar[tuple[str, ...]] = ()
     heeds: ClassVar[tuple[str, ...]] = ()
     word_lists: ClassVar[tuple[str, ...]] = ()
+    abstains: ClassVar[bool] = False
     family: str
 
     def columns(self) -> dict[str, str]:
@@ -101,7 +103,8 @@ class TaskSection(Section):
 
     def misfits(self, recipe: Recipe) -> list[str]:
         """What else of the recipe does not fit the task: the field, why, and what to set it to, each in a sentence."""
-        del recipe
+        if recipe.evaluate.abstain_precision is not None and not self.abstains:
+            return [f"evaluate.abstain_precision is not for {self.family}: leave it out"]
         return []
 
 

@@ -44,6 +44,7 @@ class TextClassificationTask(TaskSection):
     metrics: ClassVar[tuple[str, ...]] = (
         "macro_f1", "micro_f1", "accuracy", "precision", "recall", "mcc", "balanced_accuracy", "weighted_f1",
     )  # fmt: skip
+    abstains: ClassVar[bool] = True
     measures: ClassVar[tuple[str, ...]] = ("auroc", "auprc", "log_loss", "brier", "ece")
     heeds: ClassVar[tuple[str, ...]] = ("sampling", "class_weights", "label_smoothing", "focal_gamma")
     family: Literal["text-classification"] = "text-classification"

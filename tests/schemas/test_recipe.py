@@ -106,6 +106,10 @@ def minimal(**sections):
         ({"split": {"kind": "hash", "test": 0.5, "validation": 0.5}}, "at least 0.1 must be left to train"),
         ({"gate": {"thresholds": [{"metric": "rouge", "at_least": 0.1}]}}, "gate.thresholds.0.metric is 'rouge'"),
         ({"train": {"method": "dora", "layer_decay": 0.9}}, r"method 'dora' changes none of it: .* use full, freeze"),
+        (
+            {"task": {"family": "regression"}, "evaluate": {"abstain_precision": 0.9}},
+            "evaluate.abstain_precision is not for regression: leave it out",
+        ),
         ({"tokenize": {"overlong": "window", "max_seq_length": 34}}, r"stride \(32\) must be less than 32"),
         (
             {"train": {"warmup_ratio": 0.1, "warmup_steps": 5}},
