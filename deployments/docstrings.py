@@ -16,6 +16,9 @@ SECTION = re.compile(r"^(?P<title>[A-Z][A-Za-z ]+)\n-{3,}\s*$", re.MULTILINE)
 NAMES = re.compile(r"^(?P<names>\*{0,2}[A-Za-z_]\w*(?:\s*,\s*\*{0,2}[A-Za-z_]\w*)*)\s*(?::.*)?$", re.MULTILINE)
 """The line of a Parameters section that names one parameter or several."""
 
+NOTES = re.compile(r"^\.\. (?:deprecated|versionadded|versionchanged)::.*(?:\n(?:[ \t]+.*)?)*", re.MULTILINE)
+"""Notes on versions: they name parameters, and SciPy writes a set of them, in another order in each process."""
+
 
 def parameters(packages: Sequence[str], labels: Sequence[str]) -> Iterator[dict[str, Any]]:
     """What a function or class does, without its Parameters section, and which of these parameters it has.
@@ -31,7 +34,7 @@ def parameters(packages: Sequence[str], labels: Sequence[str]) -> Iterator[dict[
         place = next((i for i, head in enumerate(heads) if head["title"] == "Parameters"), None)
         if place is None:
             continue
-        told = doc[: heads[0].start()].strip()
+        told = NOTES.sub("", doc[: heads[0].start()]).strip()
         end = heads[place + 1].start() if place + 1 < len(heads) else len(doc)
         taken = {
             name.strip(" *")
