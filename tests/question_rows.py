@@ -20,7 +20,10 @@ META: dict[str, Any] = {
 
 
 def tiny_encoder(folder: Path) -> Path:
-    """A random two-layer BERT with a word tokenizer that reads pairs, saved as any base model is."""
+    """A random two-layer BERT with a word tokenizer that reads pairs, saved as any base model is.
+
+    The tokenizer carries a cut and a padding of its own, as those of sentence-transformers do.
+    """
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
@@ -29,6 +32,8 @@ def tiny_encoder(folder: Path) -> Path:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     vocabulary = {word: i for i, word in enumerate(special + WORDS)}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    words.enable_truncation(12)
+    words.enable_padding(length=40)
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]

@@ -55,6 +55,9 @@ class QuestionAnswerer(PythonModel):
         serving, self.spans, self.alignment = _shared("serving", "spans", "alignment")
         self.texts_of = serving.texts_of
         self.loaded = serving.Loaded(context.artifacts, "AutoModelForQuestionAnswering")
+        self.backend = self.loaded.tokenizer.backend_tokenizer
+        self.backend.no_truncation()  # sentence-transformers models carry a cut and a padding of their own
+        self.backend.no_padding()
         self.rules: dict[str, Any] = self.loaded.about.get("text_rules") or {}
         self.threshold: float | None = self.spans.threshold_of(self.loaded.about, self.loaded.calibration)
 
@@ -111,7 +114,7 @@ class QuestionAnswerer(PythonModel):
             return []
         about = self.loaded.about
         windows = self.spans.windows(
-            self.loaded.tokenizer.backend_tokenizer, questions, contexts,
+            self.backend, questions, contexts,
             longest=about["max_seq_length"], stride=about["stride"], question=about["max_question_tokens"],
         )  # fmt: skip
         every = [window for of_one in windows for window in of_one]
