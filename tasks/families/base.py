@@ -147,6 +147,11 @@ class Base:
         del predictions, meta
         return []
 
+    def baselines(self, split: Path, meta: Meta, metric: str, out: Path) -> dict[str, dict[str, Any]]:
+        """None; a recipe of such a family says `gate.beat_baseline: false`."""
+        del split, meta, metric, out
+        return {}
+
     def plots(self, predictions: pl.DataFrame, uncalibrated: pl.DataFrame, meta: Meta, out: Path) -> list[Path]:
         """None."""
         del predictions, uncalibrated, meta, out
