@@ -192,7 +192,7 @@ def _write_tokenizer(model: Path, out: Path, *, pairs: bool = False) -> dict[str
     tokenizer.enable_truncation(longest, strategy=strategy, direction=fast.truncation_side, **windows)
     tokenizer.enable_padding(direction=fast.padding_side, pad_id=fast.pad_token_id, pad_token=fast.pad_token)
     tokenizer.save(str(out / "tokenizer.json"))
-    labels = {"labels": about["labels"]} if "labels" in about else {}
+    labels = {name: about[name] for name in ("labels", "tags") if name in about}
     return {**labels, "max_seq_length": longest, **windows}
 
 
