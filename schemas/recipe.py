@@ -117,7 +117,7 @@ class Train(Section):
     max_steps: PositiveInt | None = None
     """Optimiser steps in all, instead of epochs."""
     optimizer: Literal["adamw", "adafactor", "muon", "adamw-8bit"] = "adamw"
-    """Muon learns hidden matrices, AdamW the rest; adafactor and adamw-8bit save memory. Rates are as for AdamW."""
+    """Muon (hidden matrices, AdamW the rest) wants ten times the learning rate; adafactor, adamw-8bit save memory."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
     """Peak learning rate, reached at the end of the warm-up; default: 5e-5, and more where the method learns less."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0

@@ -1,7 +1,8 @@
 """Optimisers and the course of their learning rate: which parameters learn by which rule, how fast, and what decays.
 
-Learning rates are of one kind: Muon's steps are scaled to the root mean square that AdamW's have, and Adafactor's are
-bounded by the learning rate itself. Does not cover optimisers that ask for the loss again, as L-BFGS does.
+Learning rates are of one kind: Muon's steps are scaled to the root mean square that AdamW's have in the long run, and
+Adafactor's are bounded by the learning rate itself. A short fine-tuning is not the long run: it wants Muon ten times as
+fast; see docs/optimisers.md. Does not cover optimisers that ask for the loss again, as L-BFGS does.
 """
 
 from __future__ import annotations
