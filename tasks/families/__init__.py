@@ -180,6 +180,10 @@ class Family(Protocol):
         """Every metric of the family on these predictions."""
         ...
 
+    def validation_score(self, predictions: pl.DataFrame, meta: Meta) -> dict[str, float]:
+        """Every metric on validation while training, of the predictions as calibrated by these very rows."""
+        ...
+
     def intervals(
         self, predictions: pl.DataFrame, meta: Meta, *, resamples: int, confidence: float, seed: int
     ) -> dict[str, Interval]:

@@ -79,6 +79,10 @@ class Base:
 
         return row_metrics.score(self.numbers(predictions, meta), lambda sums: self.metrics_of(sums, meta))
 
+    def validation_score(self, predictions: pl.DataFrame, meta: Meta) -> dict[str, float]:
+        """That of the predictions as they are: a calibration that moves probabilities alone changes no answer."""
+        return self.score(predictions, meta)
+
     def intervals(
         self, predictions: pl.DataFrame, meta: Meta, *, resamples: int, confidence: float, seed: int
     ) -> dict[str, Interval]:

@@ -189,6 +189,13 @@ class MultiLabelClassification(Base):
 
         return label_sets.score(predictions, meta["labels"])
 
+    def validation_score(self, predictions: pl.DataFrame, meta: Meta) -> dict[str, float]:
+        """By the thresholds that these rows would have: early on no score reaches a half, and all would look alike."""
+        from tasks import label_sets
+
+        fitted = label_sets.fit(predictions, meta["labels"])
+        return label_sets.score(label_sets.calibrated(predictions, fitted), meta["labels"])
+
     def intervals(
         self, predictions: pl.DataFrame, meta: Meta, *, resamples: int, confidence: float, seed: int
     ) -> dict[str, Interval]:

@@ -132,3 +132,17 @@ def test_rare_labels_weigh_more_where_the_recipe_or_the_imbalance_says_so() -> N
     assert weights == pytest.approx((1.2**0.5, 10**0.5))
     assert why == "sqrt: 10.0 rows without the rarest label for each that has it"
     assert FAMILY.loss_weights(labels, {}, "none")[0] is None
+
+
+def test_while_training_sets_are_scored_by_the_thresholds_they_would_have() -> None:
+    truth = [["a"]] * 20 + [[]] * 60
+    told = pl.DataFrame(
+        {
+            "id": [str(i) for i in range(80)],
+            "truth": pl.Series(truth, dtype=pl.List(pl.String)),
+            "prediction": pl.Series([[]] * 80, dtype=pl.List(pl.String)),
+            "scores": [[0.3]] * 20 + [[0.1]] * 60,
+        }
+    )
+    assert FAMILY.score(told, {"labels": ["a"]})["macro_f1"] == 0
+    assert FAMILY.validation_score(told, {"labels": ["a"]})["macro_f1"] == 1
