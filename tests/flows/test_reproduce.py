@@ -450,7 +450,8 @@ def test_rows_that_were_forgotten_stay_out_of_the_home_it_is_made_in(
 HERE = {
     "device": "cpu", "precision": "bf16", "attention": "sdpa", "threads": 8, "global_batch_size": 16,
     "micro_batch_tokens": 4_096, "steps": 40, "steps_per_epoch": 20, "warmup_steps": 3, "decay_steps": 0,
-    "eval_steps": 10, "class_weights": None, "reasons": {"threads": "every core"},
+    "eval_steps": 10, "class_weights": None, "optimizer": "adamw",
+    "label_smoothing": 0.0, "focal_gamma": 0.0, "reasons": {"threads": "every core"},
 }  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def test_the_head_of_a_registered_model_learns_on(saved: Path) -> None:
 
     from tasks.families.text_classification import TextClassification
 
-    model = TextClassification().load_model(str(saved), {"labels": ["bad", "good"]})
+    model = TextClassification().load_model(str(saved), {"labels": ["bad", "good"], "pad_token_id": 0})
     kept = load_file(saved / "model.safetensors")
     assert all((value == kept[name]).all() for name, value in model.state_dict().items() if name in kept)
     assert "classifier.weight" in kept
