@@ -40,7 +40,8 @@ demo: $(INSTALLED)
 	@$(BIN)/hone run deployments/sentiment.yaml
 
 test: $(DEVELOPED)
-	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not gpu" --durations=25
+	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not gpu and not timed" --durations=25
+	@$(BIN)/python -m pytest -q -m "timed and not slow and not gpu"
 
 check: $(DEVELOPED)
 	@$(BIN)/ruff check .

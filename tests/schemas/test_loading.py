@@ -234,14 +234,15 @@ def test_a_hub_name_stays_a_hub_name(write):
     assert load_recipe(write(VALID.replace("./model", "org/encoder"))).model.base == "org/encoder"
 
 
+@pytest.mark.timed
 def test_a_bad_recipe_is_refused_in_under_a_second_without_loading_anything_heavy(write):
     script = f"""
 import sys, time
-began = time.process_time()
+began = time.monotonic()
 from flows.cli import main
 code = main(["check", {str(write(VALID + "train: {epochs: 0}"))!r}])
 heavy = [m for m in ("torch", "transformers", "mlflow", "datasets", "prefect", "pandera", "polars") if m in sys.modules]
-print(code, heavy, time.process_time() - began < 1)
+print(code, heavy, time.monotonic() - began < 1)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "2 [] True"

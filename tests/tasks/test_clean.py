@@ -474,6 +474,7 @@ def test_a_wrong_name_in_the_recipe_is_one_line(cleaned):
         cleaned(expect={"min_rows": 100})
 
 
+@pytest.mark.timed
 def test_two_hundred_thousand_rows_pass_in_seconds(tmp_path):
     rng = random.Random(7)
     words = [f"word{i}" for i in range(5000)]
@@ -485,4 +486,4 @@ def test_two_hundred_thousand_rows_pass_in_seconds(tmp_path):
     speed = raw.height / (time.perf_counter() - began)
     print(f"{speed:,.0f} rows/s, {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB")
     assert summary["rows"] == len(set(texts))
-    assert speed > 8_000  # other tests run beside it
+    assert speed > 20_000

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -23,7 +23,7 @@ def real_tokenizer() -> tokenizer.BaseTokenizer:
 
 
 @needs_minilm
-@settings(deadline=None)  # the first one loads the tokenizer
+@pytest.mark.timed
 @given(st.lists(st.text(st.sampled_from("aZé\u0301ßΣ中 \u00a0\t\n\x1c\u200b.,-'[]CLS#7😀İ"), max_size=40), max_size=5))
 def test_tokens_of_cached_words_are_those_of_the_whole_text(texts):
     real = real_tokenizer()
