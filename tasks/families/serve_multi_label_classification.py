@@ -76,36 +76,24 @@ class MultiLabelClassifier(PythonModel):
             ValueError: There is no column `text`.
             TypeError: A text is something else.
         """
-        texts = self.shared.texts_of(model_input)
-        batch_size, size = int((params or {}).get("batch_size", BATCH_SIZE)), self.loaded.chunk
-        chunks = [texts[start : start + size] for start in range(0, len(texts), size)]
-        rows = [row for chunk in chunks for row in self._rows(self.loaded.repaired(chunk), batch_size)]
-        return pd.DataFrame(rows, columns=list(COLUMNS))
+        return self.shared.answered(self.loaded, model_input, params, self._rows, COLUMNS)
 
     def _rows(self, texts: list[str | None], batch_size: int) -> list[dict[str, Any]]:
         """What is answered to each text."""
-        told = [text for text in texts if text is not None]
-        answers = iter(self._scores(told, batch_size))
-        nothing = dict.fromkeys(COLUMNS)
-        return [nothing if text is None else self._answer(next(answers)) for text in texts]
+        rows: list[dict[str, Any]] = self.loaded.answers(texts, batch_size, _sigmoid, self._answer)
+        return rows
 
-    def _answer(self, scores: list[float]) -> dict[str, Any]:
+    def _answer(self, found: np.ndarray[Any, Any]) -> dict[str, Any]:
+        scores: list[float] = found.tolist()
         each = zip(self.labels, scores, self.thresholds, strict=True)
         return {
             "labels": [label for label, score, threshold in each if score >= threshold],
             "scores": dict(zip(self.labels, scores, strict=True)),
         }
 
-    def _scores(self, texts: list[str], batch_size: int) -> list[list[float]]:
-        """Score of each label for each text: the mean over its windows, of which most have one."""
-        if not texts:
-            return []
-        input_ids, owners = self.loaded.encoded(texts)
-        found = np.empty((len(input_ids), len(self.labels)))
-        for places, given in self.loaded.batches(input_ids, batch_size):
-            found[places] = given.logits.float().sigmoid().cpu().numpy()
-        scores: list[list[float]] = self.shared.means(found, owners, len(texts)).tolist()
-        return scores
+
+def _sigmoid(logits: Any) -> Any:
+    return logits.float().sigmoid()
 
 
 def _shared() -> ModuleType:

@@ -26,6 +26,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 BATCH_SIZE = 32
 """Texts in one forward pass."""
+COLUMNS = ("value",)
 
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.string, "text")]),
@@ -65,23 +66,20 @@ class Regressor(PythonModel):
             ValueError: There is no column `text`.
             TypeError: A text is something else.
         """
-        texts = self.shared.texts_of(model_input)
-        batch_size, size = int((params or {}).get("batch_size", BATCH_SIZE)), self.loaded.chunk
-        chunks = [texts[start : start + size] for start in range(0, len(texts), size)]
-        values = [value for chunk in chunks for value in self._values(self.loaded.repaired(chunk), batch_size)]
-        return pd.DataFrame({"value": pd.Series(values, dtype=object)})
+        found: pd.DataFrame = self.shared.answered(self.loaded, model_input, params, self._rows, COLUMNS)
+        return found.astype(object).where(found.notna(), None)
 
-    def _values(self, texts: list[str | None], batch_size: int) -> list[float | None]:
-        """The value of each text: the mean over its windows, of which most have one."""
-        told = [text for text in texts if text is not None]
-        if not told:
-            return [None for _ in texts]
-        input_ids, owners = self.loaded.encoded(told)
-        found = np.empty(len(input_ids))
-        for places, given in self.loaded.batches(input_ids, batch_size):
-            found[places] = self.mean + self.scale * given.logits[:, 0].double().cpu().numpy()
-        answers = iter(self.shared.means(found, owners, len(told)).tolist())
-        return [None if text is None else next(answers) for text in texts]
+    def _rows(self, texts: list[str | None], batch_size: int) -> list[dict[str, Any]]:
+        """What is answered to each text."""
+        rows: list[dict[str, Any]] = self.loaded.answers(texts, batch_size, self._values, self._answer)
+        return rows
+
+    def _values(self, logits: Any) -> Any:
+        """In the units of the training's source."""
+        return self.mean + self.scale * logits.double()
+
+    def _answer(self, values: np.ndarray[Any, Any]) -> dict[str, Any]:
+        return {"value": float(values[0])}
 
 
 def _shared() -> ModuleType:

@@ -81,18 +81,12 @@ class TextClassifier(PythonModel):
             ValueError: There is no column `text`.
             TypeError: A text is something else.
         """
-        texts = self.shared.texts_of(model_input)
-        batch_size, size = int((params or {}).get("batch_size", BATCH_SIZE)), self.loaded.chunk
-        chunks = [texts[start : start + size] for start in range(0, len(texts), size)]
-        rows = [row for chunk in chunks for row in self._rows(self.loaded.repaired(chunk), batch_size)]
-        return pd.DataFrame(rows, columns=list(COLUMNS))
+        return self.shared.answered(self.loaded, model_input, params, self._rows, COLUMNS)
 
     def _rows(self, texts: list[str | None], batch_size: int) -> list[dict[str, Any]]:
         """What is answered to each text."""
-        told = [text for text in texts if text is not None]
-        answers = iter(self._probabilities(told, batch_size))
-        nothing = dict.fromkeys(COLUMNS)
-        return [nothing if text is None else self._answer(next(answers)) for text in texts]
+        rows: list[dict[str, Any]] = self.loaded.answers(texts, batch_size, _softmax, self._answer)
+        return rows
 
     def _answer(self, probabilities: np.ndarray[Any, Any]) -> dict[str, Any]:
         calibrated = _tempered(probabilities, self.temperature)
@@ -112,15 +106,9 @@ class TextClassifier(PythonModel):
         threshold = self.abstain["threshold"]
         return threshold is None or score < threshold
 
-    def _probabilities(self, texts: list[str], batch_size: int) -> list[np.ndarray[Any, Any]]:
-        """Probabilities of each text, `[labels]` float64 each: the mean over its windows, of which most have one."""
-        if not texts:
-            return []
-        input_ids, owners = self.loaded.encoded(texts)
-        found = np.empty((len(input_ids), len(self.labels)))
-        for places, given in self.loaded.batches(input_ids, batch_size):
-            found[places] = given.logits.float().softmax(-1).cpu().numpy()
-        return list(self.shared.means(found, owners, len(texts)))
+
+def _softmax(logits: Any) -> Any:
+    return logits.float().softmax(-1)
 
 
 def _tempered(probabilities: np.ndarray[Any, Any], temperature: float) -> np.ndarray[Any, Any]:

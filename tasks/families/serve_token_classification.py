@@ -86,11 +86,7 @@ class TokenClassifier(PythonModel):
             ValueError: There is no column `text`.
             TypeError: A text is something else.
         """
-        texts = self.shared.texts_of(model_input)
-        batch_size, size = int((params or {}).get("batch_size", BATCH_SIZE)), self.loaded.chunk
-        chunks = [texts[start : start + size] for start in range(0, len(texts), size)]
-        rows = [row for chunk in chunks for row in self._rows(chunk, batch_size)]
-        return pd.DataFrame(rows, columns=list(COLUMNS))
+        return self.shared.answered(self.loaded, model_input, params, self._rows, COLUMNS)
 
     def _rows(self, given: Sequence[str | None], batch_size: int) -> list[dict[str, Any]]:
         """What is answered to each text."""

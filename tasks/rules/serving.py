@@ -6,7 +6,7 @@ This module travels with every model; it imports nothing of ours but its neighbo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +92,37 @@ class Loaded:
         found = self.tokenizer(list(texts), **how, **more, stride=self.stride, return_overflowing_tokens=True)
         return found, found["overflow_to_sample_mapping"]
 
+    def answers(
+        self,
+        texts: Sequence[str | None],
+        batch_size: int,
+        score: Callable[[torch.Tensor], torch.Tensor],
+        answer: Callable[[np.ndarray[Any, Any]], dict[str, Any]],
+    ) -> list[dict[str, Any]]:
+        """The answer to each text, from what is scored in all of it; of one that is missing or blank, nothing.
+
+        Args:
+            texts: As they come; they are put right.
+            batch_size: Windows in one forward pass.
+            score: Logits `[batch, labels]` to scores of the same shape; the mean over its windows is a text's.
+            answer: Scores `[labels]` of one text to what is said of it.
+        """
+        import numpy as np
+
+        repaired = self.repaired(texts)
+        told = [text for text in repaired if text is not None]
+        if not told:
+            return [{} for _ in repaired]
+        input_ids, owners = self.encoded(told)
+        found: np.ndarray[Any, Any] | None = None
+        for places, given in self.batches(input_ids, batch_size):
+            scores = score(given.logits).double().cpu().numpy()
+            found = np.empty((len(input_ids), scores.shape[1])) if found is None else found
+            found[places] = scores
+        assert found is not None
+        each = iter(means(found, owners, len(told)))
+        return [{} if text is None else answer(next(each)) for text in repaired]
+
     def batches(
         self, input_ids: Sequence[Sequence[int]], batch_size: int, **columns: Sequence[Sequence[int]]
     ) -> Iterator[tuple[list[int], Any]]:
@@ -118,6 +149,29 @@ class Loaded:
                 given["input_ids"] = _padded([input_ids[place] for place in places], width, self.pad_token_id)
                 given["attention_mask"] = _padded([[1] * len(input_ids[place]) for place in places], width, 0)
                 yield places, self.model(**{name: torch.tensor(rows).to(self.device) for name, rows in given.items()})
+
+
+def answered(
+    loaded: Loaded,
+    model_input: Any,
+    params: Mapping[str, Any] | None,
+    rows: Callable[[list[str | None], int], list[dict[str, Any]]],
+    columns: Sequence[str],
+) -> pd.DataFrame:
+    """The answers to the texts of a model's input, one row each, some texts at a time.
+
+    Args:
+        loaded: The model.
+        model_input: See `texts_of`.
+        params: MLflow's; `batch_size` is heeded.
+        rows: Answers some texts, as they come, in batches of so many.
+        columns: Of the answers.
+    """
+    texts = texts_of(model_input)
+    batch_size, size = int((params or {}).get("batch_size", BATCH_SIZE)), loaded.chunk
+    chunks = [texts[start : start + size] for start in range(0, len(texts), size)]
+    found = [{name: row.get(name) for name in columns} for chunk in chunks for row in rows(chunk, batch_size)]
+    return pd.DataFrame(found, columns=list(columns))
 
 
 def texts_of(model_input: Any, column: str = "text") -> list[str | None]:
