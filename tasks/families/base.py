@@ -54,6 +54,18 @@ class Base:
         del before, rules
         return after
 
+    def difference(self, was: Mapping[str, Any], now: Mapping[str, Any], meta: Meta) -> str | None:
+        """What differs between the recorded and the served prediction of a row, beyond rounding; none: nothing does."""
+        raise NotImplementedError
+
+    def disagreements(
+        self, served: Sequence[Mapping[str, Any]], recorded: pl.DataFrame, meta: Meta
+    ) -> list[tuple[str, str]]:
+        """Rows with a `difference`."""
+        pairs = zip(recorded.iter_rows(named=True), served, strict=True)
+        found = ((was["id"], self.difference(was, now, meta)) for was, now in pairs)
+        return [(row, difference) for row, difference in found if difference]
+
     def head_modules(self, model: torch.nn.Module) -> list[str]:
         """The task's head: every top-level module outside the pretrained body."""
         body = model.base_model_prefix

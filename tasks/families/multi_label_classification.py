@@ -253,19 +253,12 @@ class MultiLabelClassification(Base):
         del abstention
         return label_sets.told(calibration)
 
-    def disagreements(
-        self, served: Sequence[Mapping[str, Any]], recorded: pl.DataFrame, meta: Meta
-    ) -> list[tuple[str, str]]:
-        """Rows served with other labels or other scores than were recorded.
+    def difference(self, was: Mapping[str, Any], now: Mapping[str, Any], meta: Meta) -> str | None:
+        """Other labels, or other scores.
 
         Other labels count where no recorded score is so near to its threshold that rounding may decide.
         """
-        found = []
-        for was, now in zip(recorded.iter_rows(named=True), served, strict=True):
-            difference = _difference(was, now, meta["labels"])
-            if difference:
-                found.append((was["id"], difference))
-        return found
+        return _difference(was, now, meta["labels"])
 
     def baselines(self, split: Path, meta: Meta, metric: str, out: Path) -> dict[str, dict[str, Any]]:
         """The most frequent set of labels, and a logistic regression for each label on TF-IDF."""

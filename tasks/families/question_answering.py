@@ -325,19 +325,12 @@ class QuestionAnswering(Base):
             _truth(truths)
         )
 
-    def disagreements(
-        self, served: Sequence[Mapping[str, Any]], recorded: pl.DataFrame, meta: Meta
-    ) -> list[tuple[str, str]]:
-        """Rows served with another answer or another probability than were recorded.
+    def difference(self, was: Mapping[str, Any], now: Mapping[str, Any], meta: Meta) -> str | None:
+        """Another answer, or another probability.
 
         Another answer counts where the recorded best two, or span and no answer, are further apart than rounding.
         """
-        found = []
-        for was, now in zip(recorded.iter_rows(named=True), served, strict=True):
-            difference = _difference(was, now, unanswerable=meta["unanswerable"])
-            if difference:
-                found.append((was["id"], difference))
-        return found
+        return _difference(was, now, unanswerable=meta["unanswerable"])
 
     def baselines(self, split: Path, meta: Meta, metric: str, out: Path) -> dict[str, dict[str, Any]]:
         """The commonest answer that the context has, and the span whose surroundings are most like the question."""

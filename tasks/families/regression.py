@@ -190,19 +190,14 @@ class Regression(Base):
 
         return values.row_scores(predictions, meta)
 
-    def disagreements(
-        self, served: Sequence[Mapping[str, Any]], recorded: pl.DataFrame, meta: Meta
-    ) -> list[tuple[str, str]]:
-        """Rows served with another value than was recorded."""
-        found = []
-        for was, now in zip(recorded.iter_rows(named=True), served, strict=True):
-            if now["value"] is None:
-                found.append((was["id"], f"{was['prediction']:g} was recorded, nothing is served"))
-                continue
-            apart = abs(now["value"] - was["prediction"])
-            if not apart <= TOLERANCE * meta["scale"] + ROUNDING * abs(was["prediction"]):  # NaN is a difference, too
-                found.append((was["id"], f"{was['prediction']:g} was recorded, {now['value']:g} is served"))
-        return found
+    def difference(self, was: Mapping[str, Any], now: Mapping[str, Any], meta: Meta) -> str | None:
+        """Another value."""
+        if now["value"] is None:
+            return f"{was['prediction']:g} was recorded, nothing is served"
+        apart = abs(now["value"] - was["prediction"])
+        if not apart <= TOLERANCE * meta["scale"] + ROUNDING * abs(was["prediction"]):  # NaN is a difference, too
+            return f"{was['prediction']:g} was recorded, {now['value']:g} is served"
+        return None
 
     def baselines(self, split: Path, meta: Meta, metric: str, out: Path) -> dict[str, dict[str, Any]]:
         """The mean of the training values, and ridge regression on TF-IDF."""

@@ -276,19 +276,12 @@ class TextClassification(Base):
 
         return classification_report.confusion_section(predictions, meta["labels"])
 
-    def disagreements(
-        self, served: Sequence[Mapping[str, Any]], recorded: pl.DataFrame, meta: Meta
-    ) -> list[tuple[str, str]]:
-        """Rows served with another label or other probabilities than were recorded.
+    def difference(self, was: Mapping[str, Any], now: Mapping[str, Any], meta: Meta) -> str | None:
+        """Another label, or other probabilities.
 
         Another label counts where the recorded best two probabilities are further apart than the tolerance allows.
         """
-        found = []
-        for was, now in zip(recorded.iter_rows(named=True), served, strict=True):
-            difference = _difference(was, now, meta["labels"])
-            if difference:
-                found.append((was["id"], difference))
-        return found
+        return _difference(was, now, meta["labels"])
 
     def baselines(self, split: Path, meta: Meta, metric: str, out: Path) -> dict[str, dict[str, Any]]:
         """The most frequent label, and logistic regression on TF-IDF."""

@@ -252,21 +252,14 @@ class TokenClassification(Base):
             }
         )
 
-    def disagreements(
-        self, served: Sequence[Mapping[str, Any]], recorded: pl.DataFrame, meta: Meta
-    ) -> list[tuple[str, str]]:
-        """Rows served with other tags or other probabilities than were recorded.
+    def difference(self, was: Mapping[str, Any], now: Mapping[str, Any], meta: Meta) -> str | None:
+        """Other tags, or other probabilities.
 
         Other tags are a matter of rounding where the two sequences are as probable as each other, and the two tags of a
         word may be so together.
         """
         del meta
-        found = []
-        for was, now in zip(recorded.iter_rows(named=True), served, strict=True):
-            difference = _difference(was, now)
-            if difference:
-                found.append((was["id"], difference))
-        return found
+        return _difference(was, now)
 
     def baselines(self, split: Path, meta: Meta, metric: str, out: Path) -> dict[str, dict[str, Any]]:
         """The most frequent tag, and the most frequent tag of each word."""
