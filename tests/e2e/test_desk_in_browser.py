@@ -66,13 +66,13 @@ def test_from_a_form_to_a_champion_by_hand(
 
         form = open_form(browser, up.said["prefect_ui_url"], str(deployment.id), "v1")
         written = deployment.parameters["recipe"]["train"]
-        for title, key in (("Epochs", "epochs"), ("Learning rate", "learning_rate")):
+        for title, key in (("Epochs (Optional)", "epochs"), ("Learning rate", "learning_rate")):
             shown = field(form, "Train", title).locator("input").first.input_value()
             assert float(shown) == written[key]
-        fill(form, "Train", "Epochs", value="-1")
+        fill(form, "Train", "Epochs (Optional)", value="-1")
         form.get_by_role("button", name="Submit").click()
         form.get_by_text("recipe.train.epochs").first.wait_for()
-        fill(form, "Train", "Epochs", value="0.5" if PICTURES else "2")
+        fill(form, "Train", "Epochs (Optional)", value="0.5" if PICTURES else "2")
         fill(form, "Train", "Learning rate", value="0.0002" if PICTURES else "0.002")
         keep(form, "form")
         run = submit(form, up)
