@@ -225,8 +225,6 @@ def test_it_answers_over_http(served: Served, bare: Environment, asked: Path, tm
 def test_its_onnx_file_needs_onnxruntime_and_tokenizers_alone(
     served: Served, environment: Make, tmp_path: Path
 ) -> None:
-    if served.family != "text-classification":
-        pytest.skip("what comes out is another thing to read")
     texts, out = tmp_path / "texts.json", tmp_path / "out.json"
     texts.write_text(json.dumps(served.clean["text"].to_list()))
     small = environment("onnxruntime", "tokenizers")

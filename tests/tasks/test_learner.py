@@ -87,6 +87,22 @@ class KilledError(Exception):
     pass
 
 
+def kill(spec, folder, plan, *, at, save_steps):
+    """Train below `folder` until the first checkpoint from step `at` on, as a process that is killed there."""
+
+    def kill_after(event, **values):
+        if event == "checkpoint" and values["step"] >= at:
+            raise KilledError
+
+    work = folder / "work"
+    work.mkdir(parents=True)
+    with pytest.raises(KilledError):
+        learner.train(
+            emit=kill_after, plan=plan, work=str(work), out=str(folder.parent), save_minutes=1e9,
+            save_steps=save_steps, **spec,
+        )  # fmt: skip
+
+
 LORA = {"kind": "lora", "r": 4, "dropout": 0.1}
 METHODS = {
     "full": "full", "lora": LORA, "rslora": LORA | {"kind": "rslora"}, "dora": LORA | {"kind": "dora"}, "ia3": "ia3",
@@ -104,16 +120,7 @@ def test_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(with_dro
     plan = planned(spec)
     whole, _ = trained(spec, tmp_path / "whole", plan)
 
-    def kill_after(event, **values):
-        if event == "checkpoint" and values["step"] >= killed_at // 2 * 2:
-            raise KilledError
-
-    work = tmp_path / "cut" / "work"
-    work.mkdir(parents=True)
-    with pytest.raises(KilledError):
-        learner.train(
-            emit=kill_after, plan=plan, work=str(work), out=str(tmp_path), save_minutes=1e9, save_steps=2, **spec
-        )
+    kill(spec, tmp_path / "cut", plan, at=killed_at // 2 * 2, save_steps=2)
     resumed, events = trained(spec, tmp_path / "cut", plan)
 
     assert events[0] == ("started", {"step": resumed["resumed_from_step"], "steps": 30})
@@ -469,16 +476,7 @@ def test_under_every_optimiser_resumed_training_ends_with_the_weights_of_an_unin
     plan = planned(spec)
     whole, _ = trained(spec, tmp_path / "whole", plan)
 
-    def kill_after(event, **values):
-        if event == "checkpoint" and values["step"] == 18:
-            raise KilledError
-
-    work = tmp_path / "cut" / "work"
-    work.mkdir(parents=True)
-    with pytest.raises(KilledError):
-        learner.train(
-            emit=kill_after, plan=plan, work=str(work), out=str(tmp_path), save_minutes=1e9, save_steps=6, **spec
-        )
+    kill(spec, tmp_path / "cut", plan, at=18, save_steps=6)
     resumed, _ = trained(spec, tmp_path / "cut", plan)
     assert (resumed["resumed_from_step"], resumed["steps"]) == (18, 30)
     assert resumed["weights_sha256"] == whole["weights_sha256"]
