@@ -1,7 +1,7 @@
 """Every shipped recipe, from rows to a model: the metric before the first step, after training, and of trivial models.
 
-    python benchmarks/families.py WORK [RECIPE ...]    # a folder for the home; the same folder goes on
-    python benchmarks/families.py --report             # the page alone, from what is on record
+    python -m benchmarks.families WORK [RECIPE ...]    # a folder for the home; the same folder goes on
+    python -m benchmarks.families --report             # the page alone, from what is on record
 
 The model before the first step is that of a run of one step at a learning rate of 0, through the same evaluation:
 thresholds and temperature are fitted for it, too. Lines go to `benchmarks/results/families.jsonl`, the page to
@@ -12,36 +12,31 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.preparation import conditions
 from schemas.loading import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 RECORD = RESULTS / "families.jsonl"
-RECIPES: dict[str, tuple[str, ...]] = {
-    "sentiment": (),
-    "polarity": ("collect.source.arguments.every=4",),
-    "arguments": (),
-}
-"""Recipe → what is set otherwise than it is shipped."""
+RECIPES = ("sentiment", "polarity", "code-names", "arguments", "parameters")
+"""One for each family, as they are shipped."""
 UNTRAINED = ("train.max_steps=1", "train.learning_rate=1e-12", "train.warmup_ratio=0.5")
 """One step, at the very beginning of the warm-up: a rate of zero."""
 
 
-def hone(work: Path, recipe: str, overrides: tuple[str, ...], *more: str) -> tuple[dict[str, Any], float]:
+def hone(work: Path, recipe: str, *more: str) -> tuple[dict[str, Any], float]:
     """One run's JSON, and the seconds it took."""
     environment = os.environ | {"HONE_HOME": str(work / "home"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    sets = [word for each in overrides for word in ("--set", each)]
     command = [sys.executable, "-P", "-m", "flows.cli", "run", str(ROOT / "deployments" / f"{recipe}.yaml")]
     began = time.monotonic()
     done = subprocess.run(
-        [*command, *sets, *more, "--json"], cwd=work, capture_output=True, text=True, env=environment, check=False
+        [*command, *more, "--json"], cwd=work, capture_output=True, text=True, env=environment, check=False
     )
     seconds = time.monotonic() - began
     if not done.stdout.strip():
@@ -54,18 +49,17 @@ def told(found: dict[str, Any], metric: str) -> dict[str, float]:
     return {name: found[f"{metric}{end}"] for name, end in (("value", ""), ("low", "_low"), ("high", "_high"))}
 
 
-def measured(work: Path, recipe: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+def measured(work: Path, recipe: str) -> dict[str, Any]:
     """What the record keeps of a recipe: the whole run, and that of the untrained model on the same rows."""
     load = os.getloadavg()[0]
-    trained, seconds = hone(work, recipe, overrides)
+    trained, seconds = hone(work, recipe)
     if "metrics" not in trained:
         sys.exit(f"{recipe}: {trained}")
-    untrained, _ = hone(work, recipe, (*overrides, *UNTRAINED), "--until", "evaluate")
+    untrained, _ = hone(work, recipe, *(word for each in UNTRAINED for word in ("--set", each)), "--until", "evaluate")
     metric = load_recipe(ROOT / "deployments" / f"{recipe}.yaml", []).metric
     rows = trained["rows"]
     return {
         "recipe": recipe,
-        "set": list(overrides),
         "metric": metric,
         "rows": {side: rows[side] for side in ("train", "validation", "test")},
         "untrained": told(untrained["found"]["metrics"], metric),
@@ -75,6 +69,7 @@ def measured(work: Path, recipe: str, overrides: tuple[str, ...]) -> dict[str, A
         "minutes": round(seconds / 60, 1),
         "train_minutes": round(trained["train"]["seconds"] / 60, 1),
         "load": round(load, 1),
+        "conditions": conditions(),
     }
 
 
@@ -92,14 +87,13 @@ def page(lines: list[dict[str, Any]]) -> str:
         for line in lines
     ]
     loads = ", ".join(f"{line['recipe']} {line['load']}" for line in lines)
-    changed = [f"- {line['recipe']}: {', '.join(line['set'])}" for line in lines if line["set"]]
+    machines = sorted({f"{line['conditions']['cpu']}, {line['conditions']['cores']} cores" for line in lines})
     head = "| recipe | rows train / test | metric | untrained | trained | trivial | gate | minutes of training of all |"
     parts = [
         "# Task families on real rows",
-        f"`benchmarks/families.py` on {os.cpu_count()} cores ({platform.machine()}), test rows, 95 % bootstrap "
-        f"intervals. Other work had the machine, too: minutes say little (load at the start: {loads}).",
+        f"`python -m benchmarks.families`: every recipe as it is shipped, test rows, 95 % bootstrap intervals. "
+        f"{'; '.join(machines)}; load at the start: {loads}.",
         "\n".join([head, "|---|---|---|---|---|---|---|---|", *rows]),
-        *(["Not as shipped:\n\n" + "\n".join(changed)] if changed else []),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -115,9 +109,9 @@ def main() -> None:
         work = Path(sys.argv[1]).resolve()
         work.mkdir(parents=True, exist_ok=True)
         done = {line["recipe"] for line in recorded()}
-        for recipe, overrides in RECIPES.items():
+        for recipe in RECIPES:
             if recipe not in done and recipe in (sys.argv[2:] or RECIPES):
-                line = measured(work, recipe, overrides)
+                line = measured(work, recipe)
                 with RECORD.open("a") as file:
                     file.write(json.dumps(line) + "\n")
                 print(f"{recipe}: {line['untrained']['value']:.4f} → {line['trained']['value']:.4f}", flush=True)

@@ -60,6 +60,7 @@ def check(path: Path, overrides: Sequence[str], *, power: bool, as_json: bool) -
         "dropped": tokens.summary["dropped"],
         "leaked": sides.summary["leaked_by_reason"],
         "smallest_visible_difference": sides.summary["smallest_visible_difference"],
+        "row_score": context.family.row_score,
         "plan": plan.model_dump(mode="json"),
         "forecast": forecast | {"evaluate_seconds": evaluate_seconds},
     }
@@ -94,7 +95,7 @@ def _print(display: Display, found: dict[str, Any], examples: dict[str, list[str
     for reason, count in found["leaked"].items():
         say(f"  {count:,} rows would be taken out by the split: {reason}")
     points = 100 * found["smallest_visible_difference"]
-    say(f"  {found['rows']['test']:,} test rows show differences from {points:.1f} points of accuracy on")
+    say(f"  {found['rows']['test']:,} test rows show differences in {found['row_score']} from {points:.1f} points on")
     plan, forecast = found["plan"], found["forecast"]
     say("  plan")
     for name in ("device", "precision", "attention", "threads", "micro_batch_tokens", "class_weights", "steps"):

@@ -65,7 +65,7 @@ class Trained:
 def validation_predictions(
     *, task: TaskSection, metric: str, tokens: Path, model: Path, predict: Predict, out: Path
 ) -> dict[str, Any]:  # fmt: skip
-    """Write a model's predictions of the validation rows.
+    """Write a model's predictions of the validation rows, as thresholds fitted on them decide.
 
     Args:
         task: The recipe's task.
@@ -78,10 +78,11 @@ def validation_predictions(
     Returns:
         `rows`, `metric` and its `value`.
     """
+    family, meta = family_of(task), read_meta(tokens)
     predict(model / "model", {tokens / "validation.arrow": out / PREDICTIONS})
-    predictions = read_predictions(out / PREDICTIONS)
-    value = family_of(task).score(predictions, read_meta(tokens))[metric]
-    return {"rows": predictions.height, "metric": metric, "value": value}
+    predictions = family.decided(read_predictions(out / PREDICTIONS), meta)
+    predictions.write_parquet(out / PREDICTIONS)
+    return {"rows": predictions.height, "metric": metric, "value": family.score(predictions, meta)[metric]}
 
 
 def draw_curve(

@@ -222,7 +222,7 @@ def _sides_section(profile: Profile, summary: Mapping[str, Any]) -> list[str]:
     parts = ["## Sides", table(("side", "rows", "share"), rows)]
     visible = summary.get("smallest_visible_difference")
     if visible is not None:
-        parts.append(f"The test shows differences from {100 * visible:.1f} points of accuracy on.")
+        parts.append(f"The test shows differences from {100 * visible:.1f} points of a row's mean score on.")
     if not profile.labels:
         return parts
     shares = _label_shares(profile)

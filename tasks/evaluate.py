@@ -199,7 +199,7 @@ class Measured:
         baselines: Baseline → the same.
         gains: Baseline → the model against it, by the metric that decides.
         slices: The weakest first.
-        row_score: See `Family.row_score`.
+        row_score, part: See `Family`.
         calibration: What was fitted on validation; see `Family.calibrate`.
         calibration_told: Sentences on it.
         abstention: What abstaining does to the test rows; empty where the model never abstains.
@@ -215,6 +215,7 @@ class Measured:
     gains: dict[str, Paired]
     slices: tuple[SliceScore, ...]
     row_score: str
+    part: str
     calibration: dict[str, Any]
     calibration_told: tuple[str, ...]
     abstention: dict[str, Any]
@@ -285,6 +286,7 @@ def measure(
             )
         ),
         row_score=family.row_score,
+        part=family.part,
         calibration=calibration,
         calibration_told=tuple(family.calibration_told(calibration, abstention)),
         abstention=abstention,

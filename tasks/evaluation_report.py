@@ -29,7 +29,7 @@ def report(found: Measured, pictures: Sequence[Path] = ()) -> str:
         _headline(found),
         "## Metrics",
         table(("metric", "value", confidence), [(_code(n), *_shown(i)) for n, i in _overall(found.metrics).items()]),
-        *_label_section(found, confidence),
+        *_part_section(found, confidence),
         *_baseline_section(found, confidence),
         *_slice_section(found, confidence),
         *(["## Calibration", *found.calibration_told] if found.calibration_told else []),
@@ -61,21 +61,21 @@ def _headline(found: Measured) -> str:
     return f"{line} It is {verdict} the best baseline, {best}: {gained} ({gain_interval})."
 
 
-def _label_section(found: Measured, confidence: str) -> list[str]:
-    """One row per label: the first measure with its interval, the others by value."""
-    by_label: dict[str, dict[str, Interval]] = {}
+def _part_section(found: Measured, confidence: str) -> list[str]:
+    """One row per label, or what else the family measures apart: the first measure with its interval."""
+    by_part: dict[str, dict[str, Interval]] = {}
     for name, interval in found.metrics.items():
-        kind, slash, label = name.partition("/")
+        kind, slash, part = name.partition("/")
         if slash:
-            by_label.setdefault(label, {})[kind] = interval
-    if not by_label:
+            by_part.setdefault(part, {})[kind] = interval
+    if not by_part:
         return []
-    first, *others = next(iter(by_label.values()))
+    first, *others = next(iter(by_part.values()))
     rows = [
-        (plain(label), *_shown(kinds[first]), *(_value(kind, kinds[kind].value) for kind in others))
-        for label, kinds in by_label.items()
+        (plain(part), *_shown(kinds[first]), *(_value(kind, kinds[kind].value) for kind in others))
+        for part, kinds in by_part.items()
     ]
-    return ["## Labels", table(("label", first, confidence, *others), rows)]
+    return [f"## By {found.part}", table((found.part, first, confidence, *others), rows)]
 
 
 def _baseline_section(found: Measured, confidence: str) -> list[str]:

@@ -327,7 +327,8 @@ class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
                 self.model, self.job.family, self.job.validation_rows, self.job.meta, self.plan
             )
         release_free_memory()
-        scores = self.job.family.validation_score(predictions, self.job.meta)
+        family, meta = self.job.family, self.job.meta
+        scores = family.score(family.decided(predictions, meta), meta)
         metrics = {f"validation/{name}": value for name, value in scores.items()} | {"validation/loss": loss}
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -25,6 +25,7 @@ from tasks.batches import Ints, TokenTable, micro_batches
 from tasks.families import Family, Loss, Meta
 from tasks.machine import cores
 from tasks.rows import Writer
+from tasks.rules.linear import quickened
 
 PREDICT_TOKENS = 4_096
 """Most tokens, padding counted, of one batch without gradients."""
@@ -118,7 +119,7 @@ def predict(*, emit: Callable[..., None], family: str, model: str, tokens: Mappi
     chosen: Family = load_family(family)
     meta = json.loads((Path(model) / "hone.json").read_text())
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = chosen.load_model(model, meta).to(device).eval()
+    loaded = quickened(chosen.load_model(model, meta).to(device).eval())
     done: dict[str, Any] = {"rows": 0, "tokens": 0}
     began = time.monotonic()
     for file, out in tokens.items():

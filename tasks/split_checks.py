@@ -15,7 +15,7 @@ FEW_TEST_ROWS = 200
 UNLIKELY = 0.001
 NOTABLE_SHIFT = 0.05
 DIFFERING = 0.1
-"""Share of the predictions in which two models worth comparing differ."""
+"""Share of the rows that only one of two models worth comparing gets right."""
 Z_95, Z_80 = 1.959964, 0.841621
 """Quantiles of the normal distribution: two-sided confidence 95 %, power 80 %."""
 
@@ -50,9 +50,10 @@ def label_shift(labels: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, 
 def smallest_visible_difference(rows: int, differing: float = DIFFERING) -> float:
     """The smallest gain in accuracy d that `rows` test rows show at 95 % confidence and 80 % power, both models paired.
 
-    Solves n = (z₉₅ √ψ + z₈₀ √(ψ - d²))² / d² for d, with ψ the share of predictions in which the models differ:
+    Solves n = (z₉₅ √ψ + z₈₀ √(ψ - d²))² / d² for d, with ψ the share of rows that only one of the models gets right:
     Connor, Sample size for testing differences in proportions for the paired-sample design, Biometrics 43 (1987).
-    More than ψ means that no gain can be seen while so few predictions differ.
+    More than ψ means that no gain can be seen while so few rows differ. Where rows score between 0 and 1, ψ is the mean
+    square of the differences between the models' scores: ψ - d² is their variance, as it is with right and wrong.
 
     Args:
         rows: Test rows.

@@ -97,6 +97,8 @@ class Family(Protocol):
     """Where clean rows have labels to be counted; none where the task has no labels."""
     row_score: str
     """What the mean of `row_scores` is, as people read it."""
+    part: str
+    """What `<metric>/<part>` is measured on, as people read it."""
 
     def target_repairs(self, task: TaskSection, usual: Sequence[Step]) -> Sequence[Step]:
         """(name, rule) that puts every target column right, in order, before rows are judged.
@@ -180,8 +182,8 @@ class Family(Protocol):
         """Every metric of the family on these predictions."""
         ...
 
-    def validation_score(self, predictions: pl.DataFrame, meta: Meta) -> dict[str, float]:
-        """Every metric on validation while training, of the predictions as calibrated by these very rows."""
+    def decided(self, predictions: pl.DataFrame, meta: Meta) -> pl.DataFrame:
+        """Validation predictions with the answers that they have once thresholds are fitted on these very rows."""
         ...
 
     def intervals(

@@ -29,7 +29,8 @@ class Base:
     serving_libraries: tuple[str, ...] = ("torch", "transformers", "safetensors", "pandas", "numpy")
     text_columns: tuple[str, ...] = ("text",)
     labelled: Labelled | None = None
-    row_score = "share of right answers"
+    row_score = "accuracy"
+    part = "label"
 
     def numbers(self, predictions: pl.DataFrame, meta: Meta) -> Floats:
         """What the metrics of a row are made of, `[rows, numbers]`; see `tasks.row_metrics`."""
@@ -91,9 +92,10 @@ class Base:
 
         return row_metrics.score(self.numbers(predictions, meta), lambda sums: self.metrics_of(sums, meta))
 
-    def validation_score(self, predictions: pl.DataFrame, meta: Meta) -> dict[str, float]:
-        """That of the predictions as they are: a calibration that moves probabilities alone changes no answer."""
-        return self.score(predictions, meta)
+    def decided(self, predictions: pl.DataFrame, meta: Meta) -> pl.DataFrame:
+        """The predictions as they are: a calibration that moves probabilities alone changes no answer."""
+        del meta
+        return predictions
 
     def intervals(
         self, predictions: pl.DataFrame, meta: Meta, *, resamples: int, confidence: float, seed: int

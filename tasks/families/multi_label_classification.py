@@ -67,7 +67,7 @@ class MultiLabelClassification(Base):
     serving = Path(__file__).with_name("serve_multi_label_classification.py")
     target_columns = ("labels",)
     labelled = Labelled("labels", several=True)
-    row_score = "F1 of a row's labels, on average,"
+    row_score = "mean F1 of a row's labels"
 
     def target_repairs(self, task: MultiLabelClassificationTask, usual: Sequence[Step]) -> Sequence[Step]:
         """One JSON list for each set of labels."""
@@ -189,12 +189,11 @@ class MultiLabelClassification(Base):
 
         return label_sets.score(predictions, meta["labels"])
 
-    def validation_score(self, predictions: pl.DataFrame, meta: Meta) -> dict[str, float]:
+    def decided(self, predictions: pl.DataFrame, meta: Meta) -> pl.DataFrame:
         """By the thresholds that these rows would have: early on no score reaches a half, and all would look alike."""
         from tasks import label_sets
 
-        fitted = label_sets.fit(predictions, meta["labels"])
-        return label_sets.score(label_sets.calibrated(predictions, fitted), meta["labels"])
+        return label_sets.calibrated(predictions, label_sets.fit(predictions, meta["labels"]))
 
     def intervals(
         self, predictions: pl.DataFrame, meta: Meta, *, resamples: int, confidence: float, seed: int

@@ -99,6 +99,7 @@ class QuestionAnswering(Base):
     text_columns = ("context", "question")
     target_columns = ("answers",)
     row_score = "mean F1"
+    part = "kind of question"
 
     def target_repairs(self, task: QuestionAnsweringTask, usual: Sequence[Step]) -> Sequence[Step]:
         """None: answers follow their context."""
@@ -280,6 +281,11 @@ class QuestionAnswering(Base):
         silent = answer_metrics.numbers([answer_metrics.NO_ANSWER] * len(truths), truths)[:, 1]
         threshold, after = answer_metrics.best_threshold(validation["odds"].to_numpy(), answered, silent)
         return {"no_answer_above": threshold, "before": self.score(validation, meta)["f1"], "after": after}
+
+    def decided(self, predictions: pl.DataFrame, meta: Meta) -> pl.DataFrame:
+        """With no answer where it is better on these rows: early on all of them may seem to have one."""
+        fitted = self.calibrate(predictions, meta, abstain_precision=None, confidence=0.95)
+        return self.calibrated(predictions, fitted)
 
     def calibrated(self, predictions: pl.DataFrame, calibration: Mapping[str, Any]) -> pl.DataFrame:
         """The predictions with no answer where the odds are above the threshold."""

@@ -81,6 +81,7 @@ class TokenClassification(Base):
     serving = Path(__file__).with_name("serve_token_classification.py")
     target_columns = ("tags",)
     row_score = "F1 of the entities (1 where there are none and none is found)"
+    part = "entity type"
 
     def target_repairs(self, task: TokenClassificationTask, usual: Sequence[Step]) -> Sequence[Step]:
         """One space between two tags; then the usual rules for each of them."""

@@ -47,6 +47,8 @@ class Loaded:
         import torch
         import transformers
 
+        from .linear import quickened
+
         folder = Path(artifacts["model"])
         self.about: dict[str, Any] = json.loads((folder / "hone.json").read_text(encoding="utf-8"))
         fitted = artifacts.get("calibration")
@@ -58,7 +60,7 @@ class Loaded:
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         loader = getattr(transformers, architecture)
         model = loader.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
-        self.model: torch.nn.Module = model.to(self.device).eval()
+        self.model: torch.nn.Module = quickened(model.to(self.device).eval())
 
     @property
     def chunk(self) -> int:

@@ -10,7 +10,7 @@ from tasks.rules.repair import TextRules, redactor_names
 
 PACKAGE = "hone_serving"
 """Folder in a model's code; serving files look for it there."""
-NAMES = ("alignment", "personal_data", "repair", "serving", "spans", "tagging", "text")
+NAMES = ("alignment", "linear", "personal_data", "repair", "serving", "spans", "tagging", "text")
 SHIPPED = tuple(Path(__file__).with_name(f"{name}.py") for name in NAMES)
 """Modules that import nothing of ours but each other."""
 

@@ -311,7 +311,7 @@ def test_what_the_test_rows_can_show_is_told_before_anything_is_trained(hone: Ho
     assert sum(done.result["labels"].values()) == done.result["test_rows"]
     gains = list(done.result["smallest_visible"].values())
     assert gains == sorted(gains)
-    assert done.result["measured_differing"] is None or 0 < done.result["measured_differing"] < 1
+    assert done.result["measured_disagreement"] is None or 0 < done.result["measured_disagreement"] < 1
 
 
 # hone reproduce.

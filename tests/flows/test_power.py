@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
-from flows.power import last_difference, power_of, show_power
+from flows.power import last_disagreement, power_of, show_power
 from schemas.recipe import Recipe
 from schemas.records import Artifact
 from tasks.context import Context
@@ -73,16 +73,27 @@ def context(home: Home, recipe: Recipe) -> Context:
     return Context(recipe, home, run_id="r")
 
 
-SIDES = Artifact(
-    stage="split", key="k", cached=True, why="", seconds=0, run_id="r",
-    summary={"test": 1_000, "labels": {"test": {"bad": 400, "good": 600}}},
-)  # fmt: skip
+@pytest.fixture
+def sides(context: Context) -> Artifact:
+    made = context.artifact("split", write_meta, settings={})
+    return made.model_copy(update={"summary": {"test": 1_000, "labels": {"test": {"bad": 400, "good": 600}}}})
 
 
-def predict(context: Context, stage: str, file: str, predictions: str, *, key: str = "k") -> None:
-    """Leave predictions of rows r0, r1, … behind, as the stage that was last run."""
+def write_meta(*, out: Path) -> dict[str, int]:
+    (out / "meta.json").write_text(json.dumps({"labels": ["bad", "good"]}))
+    return {}
+
+
+def predict(context: Context, stage: str, file: str, right: str, *, key: str = "k") -> None:
+    """Leave predictions of rows r0, r1, … behind, right (y) or wrong (n), as the stage that was last run."""
     ingredients = {"stage": stage, "key": key}
-    rows = pl.DataFrame({"id": [f"r{i}" for i in range(len(predictions))], "prediction": list(predictions)})
+    rows = pl.DataFrame(
+        {
+            "id": [f"r{i}" for i in range(len(right))],
+            "truth": ["good"] * len(right),
+            "prediction": ["good" if mark == "y" else "bad" for mark in right],
+        }
+    )
     context.artifact(
         stage, write, settings=ingredients, unkeyed={"rows": rows, "file": file}, part_of="evaluate"
     )  # fmt: skip
@@ -93,66 +104,71 @@ def write(*, stage: str, key: str, rows: pl.DataFrame, file: str, out: Path) -> 
     return {}
 
 
-def test_what_two_models_were_last_found_to_differ_in_is_what_is_reckoned_with(context: Context) -> None:
-    assert last_difference(context) is None
+def test_what_two_models_were_last_found_to_differ_in_is_what_is_reckoned_with(
+    context: Context, sides: Artifact
+) -> None:
+    assert last_disagreement(context, sides) is None
     predict(context, "evaluate", "predictions.parquet", "yynnyynnyy")
-    assert last_difference(context) is None
+    assert last_disagreement(context, sides) is None
     predict(context, "served", "test.parquet", "yynnyynnnnyyyy")  # asked on a test of more rows
-    assert last_difference(context) == pytest.approx(2 / 10)
+    assert last_disagreement(context, sides) == pytest.approx(2 / 10)
 
-    found = power_of(context, SIDES)
-    assert found["measured_differing"] == pytest.approx(0.2)
+    found = power_of(context, sides)
+    assert found["measured_disagreement"] == pytest.approx(0.2)
     assert found["smallest_visible"]["0.2"] == smallest_visible_difference(1_000, 0.2)
     assert found["rows_needed"]["0.02"] == rows_to_see(0.02, 0.2)
 
 
-def test_a_measured_share_stands_among_the_others(context: Context) -> None:
+def test_a_measured_share_stands_among_the_others(context: Context, sides: Artifact) -> None:
     predict(context, "evaluate", "predictions.parquet", "y" * 30)
     predict(context, "served", "test.parquet", "y" * 29 + "n")
-    assert list(power_of(context, SIDES)["smallest_visible"]) == ["0.02", "0.03333", "0.05", "0.1", "0.2"]
+    assert list(power_of(context, sides)["smallest_visible"]) == ["0.02", "0.03333", "0.05", "0.1", "0.2"]
 
 
-def test_one_and_the_same_model_measures_no_difference(context: Context) -> None:
+def test_one_and_the_same_model_measures_no_difference(context: Context, sides: Artifact) -> None:
     predict(context, "evaluate", "predictions.parquet", "yynn")
     predict(context, "served", "test.parquet", "yynn")
-    assert last_difference(context) is None
+    assert last_disagreement(context, sides) is None
 
 
-def test_predictions_of_other_rows_or_that_are_gone_measure_no_difference(context: Context) -> None:
+def test_predictions_of_other_rows_or_that_are_gone_measure_no_difference(context: Context, sides: Artifact) -> None:
     predict(context, "evaluate", "predictions.parquet", "yynn")
     predict(context, "served", "test.parquet", "nnnn")
-    assert last_difference(context) == pytest.approx(1 / 2)
+    assert last_disagreement(context, sides) == pytest.approx(1 / 2)
     for manifest in Path(context.home.store, "served").glob("*/manifest.json"):
         manifest.unlink()
-    assert last_difference(context) is None
+    assert last_disagreement(context, sides) is None
 
 
-def test_it_is_told_in_points_and_rows(context: Context, capsys: pytest.CaptureFixture[str]) -> None:
-    show_power(context, SIDES, as_json=False)
+def test_it_is_told_in_points_and_rows(context: Context, sides: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
+    show_power(context, sides, as_json=False)
     told = capsys.readouterr().out
     assert "1,000 test rows, at 95 % confidence and 80 % power" in told
+    assert "gains are of accuracy" in told
     lines = [" ".join(line.split()) for line in told.splitlines()]
     assert f"10.0% {100 * smallest_visible_difference(1_000):.2f} points" in lines
     assert "2.0% 1.25 points" in lines
     assert f"2 points {rows_to_see(0.02):,}" in lines
-    assert "10.0% of the predictions differ (assumed: no two models were compared yet); nothing serves yet" in lines
+    assert "disagreement 10.0% (assumed: no two models were compared yet); nothing serves yet" in lines
 
 
-def test_gains_that_cannot_be_seen_are_told_as_such(context: Context, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gains_that_cannot_be_seen_are_told_as_such(
+    context: Context, sides: Artifact, capsys: pytest.CaptureFixture[str]
+) -> None:
     predict(context, "evaluate", "predictions.parquet", "y" * 100)
     predict(context, "served", "test.parquet", "y" * 99 + "n")
     mlflow = MlflowClient(context.home.mlflow_uri)
     mlflow.create_registered_model("tiny")
     mlflow.create_model_version("tiny", "s3://nowhere")
     mlflow.set_registered_model_alias("tiny", "champion", "1")
-    few = SIDES.model_copy(update={"summary": {**SIDES.summary, "test": 20}})
+    few = sides.model_copy(update={"summary": {**sides.summary, "test": 20}})
     show_power(context, few, as_json=False)
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "1.0% (as last measured) none" in lines
-    assert "2 points too few predictions differ" in lines
-    assert "1.0% of the predictions differ (as last measured); version 1 serves" in lines
+    assert "2 points too little disagreement" in lines
+    assert "disagreement 1.0% (as last measured); version 1 serves" in lines
 
 
-def test_scripts_get_the_same_as_json(context: Context, capsys: pytest.CaptureFixture[str]) -> None:
-    show_power(context, SIDES, as_json=True)
-    assert json.loads(capsys.readouterr().out) == power_of(context, SIDES)
+def test_scripts_get_the_same_as_json(context: Context, sides: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
+    show_power(context, sides, as_json=True)
+    assert json.loads(capsys.readouterr().out) == power_of(context, sides)

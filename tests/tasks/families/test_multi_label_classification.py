@@ -145,4 +145,4 @@ def test_while_training_sets_are_scored_by_the_thresholds_they_would_have() -> N
         }
     )
     assert FAMILY.score(told, {"labels": ["a"]})["macro_f1"] == 0
-    assert FAMILY.validation_score(told, {"labels": ["a"]})["macro_f1"] == 1
+    assert FAMILY.score(FAMILY.decided(told, {"labels": ["a"]}), {"labels": ["a"]})["macro_f1"] == 1

@@ -188,8 +188,10 @@ def test_the_threshold_is_the_one_with_the_best_f1() -> None:
     fitted = FAMILY.calibrate(found, META, abstain_precision=None, confidence=0.95)
     assert fitted == {"no_answer_above": 2.5, "before": pytest.approx(2 / 5), "after": pytest.approx(4 / 5)}
     assert FAMILY.score(FAMILY.calibrated(found, fitted), META)["f1"] == pytest.approx(4 / 5)
+    assert FAMILY.decided(found, META).equals(FAMILY.calibrated(found, fitted))
     always = META | {"unanswerable": False}
     assert FAMILY.calibrate(found, always, abstain_precision=None, confidence=0.95) == {}
+    assert FAMILY.decided(found, always).equals(found)
 
 
 def test_rows_served_otherwise_are_named_and_ties_are_none() -> None:
