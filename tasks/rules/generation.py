@@ -1,0 +1,145 @@
+"""Text written token by token: for evaluation and for serving alike, so that what is recorded is what is served.
+
+Prompts of like length go together, as many as a budget of tokens allows, padded on the left. This module travels with
+every model; it imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+BATCH_TOKENS = 8_192
+"""Most tokens of one batch, those still to be written counted."""
+MOST_AT_ONCE = 64
+"""Most sequences of one batch: beyond that a processor gains nothing."""
+FROM_RECIPE = ("num_beams", "length_penalty", "no_repeat_ngram_size", "repetition_penalty")
+"""Settings that are handed to transformers as the recipe has them."""
+UNSURE = 0.0
+"""Margin of what was not chosen by the largest logit alone: drawn, or found by beams."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What the model wrote after a prompt.
+
+    Attributes:
+        ids: Its tokens, without the one that ended it.
+        ended: Whether it came to an end by itself.
+        margin: Smallest distance, over the tokens, of the logit chosen from the next one. Where it is tiny, another
+            order of summing may choose another token.
+    """
+
+    ids: list[int]
+    ended: bool
+    margin: float
+
+
+def write(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    settings: Mapping[str, Any],
+    *,
+    pad: int,
+    stop: Sequence[int],
+    most_at_once: int = MOST_AT_ONCE,
+) -> Iterator[tuple[int, Written]]:
+    """What the model writes after each prompt, with the prompt's place; the longest come first.
+
+    Args:
+        model: Of transformers, in evaluation mode.
+        prompts: Token ids; those of a source text where the model has an encoder.
+        settings: `max_new_tokens`, those of `FROM_RECIPE`, and to draw instead of taking the likeliest token:
+            `temperature` above 0, `top_p`, `seed`.
+        pad: Token that fills shorter prompts.
+        stop: Tokens that end a text.
+        most_at_once: Most prompts of a batch.
+    """
+    config, order = _config(settings, pad, stop), sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
+    apart = bool(model.config.is_encoder_decoder)
+    start = 0
+    while start < len(order):
+        room = len(prompts[order[start]]) + config.max_new_tokens
+        count = max(1, min(most_at_once, BATCH_TOKENS // (room * max(1, config.num_beams))))
+        places = order[start : start + count]
+        start += count
+        for place, found in zip(places, _batch(model, [prompts[p] for p in places], config, stop, apart), strict=True):
+            yield place, found
+
+
+def _config(settings: Mapping[str, Any], pad: int, stop: Sequence[int]) -> GenerationConfig:
+    drawn = settings.get("temperature") or 0.0
+    how: dict[str, Any] = {"do_sample": False}
+    if drawn > 0:
+        how = {"do_sample": True, "temperature": drawn, "top_p": settings.get("top_p", 1.0), "top_k": 0}
+    chosen = {name: settings[name] for name in FROM_RECIPE if settings.get(name) is not None}
+    more = {"decoder_start_token_id": settings["start"]} if settings.get("start") is not None else {}
+    if settings.get("first") is not None:
+        more["forced_bos_token_id"] = settings["first"]
+    return GenerationConfig(
+        max_new_tokens=settings["max_new_tokens"], pad_token_id=pad, eos_token_id=list(stop), **how, **chosen, **more
+    )
+
+
+def _batch(
+    model: Any, prompts: Sequence[Sequence[int]], config: GenerationConfig, stop: Sequence[int], apart: bool
+) -> list[Written]:
+    device = next(model.parameters()).device
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), int(config.pad_token_id), device=device)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        if len(prompt):  # a decoder goes on from the right end, an encoder reads from the left
+            where = slice(0, len(prompt)) if apart else slice(width - len(prompt), width)
+            ids[row, where] = torch.tensor(list(prompt), device=device)
+            mask[row, where] = 1
+    plain = not config.do_sample and config.num_beams == 1
+    margin = Margin(stop) if plain else None
+    with torch.inference_mode():
+        found = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=config,
+            use_cache=True,
+            logits_processor=LogitsProcessorList([margin] if margin else []),
+        )
+    margins = [UNSURE] * len(prompts) if margin is None else margin.smallest(len(prompts))
+    begin = 1 if apart else width
+    return [_written(row, stop, each) for row, each in zip(found[:, begin:].tolist(), margins, strict=True)]
+
+
+def _written(row: list[int], stop: Sequence[int], margin: float) -> Written:
+    end = next((place for place, token in enumerate(row) if token in stop), None)
+    return Written(row if end is None else row[:end], end is not None, margin)
+
+
+class Margin(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
+    """Looks on, and keeps for each sequence how near the likeliest token ever was to the next one.
+
+    Args:
+        stop: Tokens that end a text; what follows them counts no more.
+    """
+
+    def __init__(self, stop: Sequence[int]) -> None:
+        self._stop = torch.tensor(list(stop))
+        self._least: torch.Tensor | None = None
+        self._alive: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """`[batch, vocabulary]` as it came."""
+        best = scores.float().topk(2, dim=-1).values
+        apart = best[:, 0] - best[:, 1]
+        if self._least is None or self._alive is None:
+            self._least, self._alive = apart, torch.ones_like(apart, dtype=torch.bool)
+        else:
+            self._alive &= ~torch.isin(input_ids[:, -1], self._stop.to(input_ids.device))
+            self._least = torch.where(self._alive, torch.minimum(self._least, apart), self._least)
+        return scores
+
+    def smallest(self, count: int) -> list[float]:
+        """The margin of each sequence."""
+        return [UNSURE] * count if self._least is None else [float(each) for each in self._least.cpu()]
