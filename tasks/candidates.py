@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from schemas.errors import DataError, Mistake, Problem
 from schemas.records import Artifact
 from tasks.context import Context
-from tasks.evaluate import baseline_artifact, measure, read_meta, read_predictions, slices_of, speed_artifact
+from tasks.evaluate import baseline_artifacts, measure, read_meta, read_predictions, slices_of, speed_artifact
 from tasks.evaluation_report import report
 from tasks.held_out import among, test_hashes
 from tasks.register import identity_of, rows_learnt, training_hashes_of
@@ -86,7 +86,7 @@ def registered_candidate(
         rule = f"was trained on all {answers.height:,} test rows"
         raise DataError(Problem("version", version.version, rule, "evaluate it on rows that it has not learnt"))
     meta, asked = read_meta(split), predictions.select("id")
-    baseline = context.path(baseline_artifact(context, sides))
+    baselines = [context.path(artifact) for artifact in baseline_artifacts(context, sides, tokens)]
     settings = recipe.evaluate.slices.model_copy(update={"weak": False})
     known = pl.read_parquet(split / "validation.parquet", columns=["id"], glob=False)
     parts = slices_of(family, meta, settings, split=split, validation=known, test=predictions)
@@ -98,7 +98,7 @@ def registered_candidate(
         predictions=predictions,
         baselines={
             file.stem: read_predictions(file).join(asked, on="id", how="semi", maintain_order="left")
-            for file in sorted(baseline.glob("*.parquet"))
+            for file in sorted(file for folder in baselines for file in folder.glob("*.parquet"))
         },
         parts=parts,
         calibration={},

@@ -22,6 +22,7 @@ from tasks.forgotten import digest, leave_out
 from tasks.forgotten import load as load_forgotten
 from tasks.rows import BATCH_ROWS, Writer, batches
 from tasks.sources import CONNECTORS, Batch, Piece, Wanted, listed, pieces, refusal
+from tasks.sources.conversations import composed
 from tasks.sources.word_lists import joined
 from tasks.stage import stage_task
 from tasks.store import link
@@ -55,6 +56,7 @@ def collect_part(
     keep: list[str],
     text_columns: list[str],
     word_lists: list[str],
+    parts: dict[str, str],
     forgotten: str | None,
     hashes: Collection[str],
     read: Callable[[Wanted], Iterator[Batch]],
@@ -76,6 +78,7 @@ def collect_part(
         text_columns: Roles of the row's texts: their digest is the id of a row that brings none, and each may be one
             that must be left out.
         word_lists: Roles whose values may be lists of words.
+        parts: Part → column of the source, where a row is a conversation; see `tasks.sources.conversations`.
         forgotten: Digest of `hashes`; read for the key alone.
         hashes: Of the ids and texts that must be left out, see `tasks.forgotten`.
         read: The piece's rows in batches.
@@ -93,7 +96,7 @@ def collect_part(
     del digest, how, forgotten
     named = {"group": group_column, "time": time_column, "split": None if side else split_column}
     extras = {target: column for target, column in named.items() if column}
-    wanted = _wanted(columns, id_column, extras, keep)
+    wanted = _wanted(parts or columns, id_column, extras, keep)
     kept = {META + column: column for column in keep}
     shape = dict.fromkeys((*columns, *extras, *(("split",) if side else ()), *kept), pl.String)
     schema = pl.Schema({"id": pl.String, "source": pl.String, "row": pl.UInt32, **shape})
@@ -102,7 +105,8 @@ def collect_part(
     found: Sequence[str] = ()
     replaced = left_out = 0
     with Writer(out / ROWS, schema) as rows, Writer(out / QUARANTINE, _fallen_schema()) as quarantine:
-        for batch in (joined(each, [columns[role] for role in word_lists]) for each in read(wanted)):
+        for batch in read(wanted):
+            batch = composed(joined(batch, [columns[role] for role in word_lists]), parts)  # noqa: PLW2901
             found = batch.columns
             ids = _ids(batch, id_column, [columns[role] for role in text_columns])
             shaped = _shape(batch, name, ids, columns | extras | kept, side)
@@ -396,6 +400,7 @@ def _part(
             "split_column": asked.split_column,
             "keep": list(asked.keep),
             "word_lists": list(context.recipe.task.word_lists),
+            "parts": context.recipe.task.parts(),
             **leaving_out,
         },
         unkeyed={"read": piece.read, "hashes": hashes},

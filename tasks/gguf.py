@@ -1,4 +1,4 @@
-"""A base model that comes as one GGUF file: its weights written out once, in float32, in a folder as transformers saves.
+"""A base model that comes as one GGUF file: its weights written out once, in float32, as transformers saves a model.
 
 Weights of 4 or 8 bits cannot learn; written out they are what the quantised ones stand for, not what they were made of.
 Done in a process of its own, because the whole model is in memory meanwhile.
@@ -33,7 +33,7 @@ def unpacked(file: Path, home: Home) -> Path:
     with FileLock(home.locks / f"gguf-{folder.name}.lock"):
         if not folder.exists():
             if find_spec("gguf") is None:
-                raise _unusable(file, "the package gguf, which reads it, is not installed", "pip install gguf")
+                raise _unusable(file, "the package gguf, which reads it, is not installed", "pip install 'hone[gguf]'")
             _unpack(file, folder)
     return folder
 
@@ -45,7 +45,9 @@ def _unpack(file: Path, folder: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             said = done.stderr.strip().rpartition("\n")[2][-SHOWN_CHARS:]
-            raise _unusable(file, f"cannot be read as a model: {said}", "name one of an architecture transformers reads")
+            raise _unusable(
+                file, f"cannot be read as a model: {said}", "name one of an architecture transformers reads"
+            )
         (Path(draft) / "model").rename(folder)
 
 

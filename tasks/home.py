@@ -41,6 +41,11 @@ class Home:
         return self.root / "cache" / "digests"
 
     @property
+    def unpacked(self) -> Path:
+        """Base models whose quantised weights were written out; safe to delete."""
+        return self.root / "cache" / "unpacked"
+
+    @property
     def materialised(self) -> Path:
         """Local copies of artifacts of a remote store; safe to delete."""
         return self.root / "cache" / "store"

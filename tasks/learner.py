@@ -544,12 +544,13 @@ def save_model(model: PreTrainedModel, job: Job, out: Path) -> float | None:
 
 
 def _save_whole(model: PreTrainedModel, job: Job, folder: Path) -> None:
-    model.save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(
         job.base, revision=job.model.revision, trust_remote_code=job.model.trust_remote_code
     )
     if tokenizer.pad_token_id is None:  # whoever serves without hone must pad as training did
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(job.meta["pad_token_id"])
+    job.family.finish(model, tokenizer, job.meta)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_atomically(folder / "hone.json", json.dumps(dict(job.meta), ensure_ascii=False))
 

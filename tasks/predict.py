@@ -117,19 +117,31 @@ def predict(*, emit: Callable[..., None], family: str, model: str, tokens: Mappi
     del emit
     torch.set_num_threads(cores())
     chosen: Family = load_family(family)
-    meta = json.loads((Path(model) / "hone.json").read_text())
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    # A model that hone has trained says what it knows of the task; of a base model the tokens' own notes are the ones.
+    notes = Path(model) / "hone.json"
+    meta = json.loads((notes if notes.exists() else Path(next(iter(tokens))).with_name("meta.json")).read_text())
     loaded = quickened(chosen.load_model(model, meta).to(device).eval())
     done: dict[str, Any] = {"rows": 0, "tokens": 0}
     began = time.monotonic()
     for file, out in tokens.items():
         table = TokenTable(Path(file), meta["pad_token_id"])
         outputs, _ = outputs_of(loaded, chosen, table, None, Path(out).parent)
+        written = chosen.written(loaded, Path(model), table, meta) if chosen.writes else {}
         with Writer(Path(out)) as writer:
-            for frame in frames_of(chosen, table, outputs, meta):
-                writer.write(frame)
-        done = {"rows": done["rows"] + writer.rows, "tokens": done["tokens"] + int(table.lengths.sum(dtype=np.int64))}
+            done["rows"] += _write(writer, frames_of(chosen, table, outputs, meta), written)
+        done["tokens"] += int(table.lengths.sum(dtype=np.int64))
     return done | {"seconds": time.monotonic() - began}
+
+
+def _write(writer: Writer, frames: Iterator[pl.DataFrame], written: Mapping[str, Sequence[Any]]) -> int:
+    """Write the frames, with the columns that came of writing texts, one value for each of their rows."""
+    begin = 0
+    for frame in frames:
+        here = slice(begin, begin + frame.height)
+        writer.write(frame.with_columns(pl.Series(name, values[here]) for name, values in written.items()))
+        begin += frame.height
+    return begin
 
 
 def predictions_of(

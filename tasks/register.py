@@ -54,8 +54,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHECKED_ROWS = 512
-"""Test rows, evenly spread, that the fresh process must reproduce."""
 VERIFY_S = 600.0
 """Longest the fresh process may take to load a model."""
 ROW_S = 1.0
@@ -419,7 +417,7 @@ def _example(candidate: _Candidate) -> pd.DataFrame:
     import pandas as pd
     import polars as pl
 
-    rows = pl.scan_parquet(candidate.test, glob=False).select(candidate.family.text_columns).head(EXAMPLE_ROWS)
+    rows = pl.scan_parquet(candidate.test, glob=False).select(candidate.family.asked_columns).head(EXAMPLE_ROWS)
     return pd.DataFrame(rows.collect().to_dict(as_series=False))
 
 
@@ -446,8 +444,8 @@ def _verify(home: Home, verifier: Verifier, uri: str, candidate: _Candidate) -> 
     Raises:
         Fault: They differ.
     """
-    recorded = spread(candidate.predictions, CHECKED_ROWS)
-    columns = candidate.family.text_columns
+    recorded = spread(candidate.predictions, candidate.family.checked_rows)
+    columns = candidate.family.asked_columns
     rows = as_collected(recorded["id"], columns, test=candidate.test, raw=candidate.raw)
     served = verifier.predict(home.mlflow_uri, uri, rows.select(columns).to_dicts())
     found = candidate.family.disagreements(served, recorded, candidate.meta)

@@ -182,7 +182,7 @@ def prove(context: Context, copy: Registered, sides: Artifact) -> None:
     """
     import polars as pl
 
-    test, columns = context.path(sides) / "test.parquet", list(context.family.text_columns)
+    test, columns = context.path(sides) / "test.parquet", list(context.family.asked_columns)
     row = pl.read_parquet(test, columns=columns, n_rows=1, glob=False).to_dicts()
     uri = f"models:/{copy.name}/{copy.version}"
     start_verifier(context.family).predict(context.home.mlflow_uri, uri, row)

@@ -42,8 +42,8 @@ def version_predictions(
     del identity
     family, file = family_of(task), split / "test.parquet"
     rows = pl.read_parquet(file, glob=False)
-    asked = as_collected(rows["id"], family.text_columns, test=file, raw=raw)
-    answers = ask(asked.select(family.text_columns).to_dicts())
+    asked = as_collected(rows["id"], family.asked_columns, test=file, raw=raw)
+    answers = ask(asked.select(family.asked_columns).to_dicts())
     family.from_served(answers, rows, read_meta(split)).write_parquet(out / "test.parquet")
     return {"rows": rows.height}
 

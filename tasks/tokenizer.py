@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -59,11 +59,19 @@ class BaseTokenizer:
 
     Attributes:
         truncation_side: The end that the cut takes text from.
+        special: Special tokens by the names that chat templates use: `bos_token`, `eos_token` …
+        chat_template: Jinja, where the model has one.
+        stop: Tokens that end what the model writes, its own end-of-text token first.
+        encoder_decoder: Whether the model reads and writes in parts of their own.
     """
 
     backend: Tokenizer
     pad_token_id: int
     truncation_side: Literal["left", "right"]
+    special: Mapping[str, str] = field(default_factory=dict)
+    chat_template: str | None = None
+    stop: tuple[int, ...] = ()
+    encoder_decoder: bool = False
 
     @cached_property
     def _words(self) -> WordCache | None:
@@ -98,6 +106,13 @@ class BaseTokenizer:
                 [encoding.ids, *(further.ids for further in encoding.overflowing)]
                 for encoding in self.backend.encode_batch_fast(list(texts))
             ]
+
+    def placed(self, texts: Sequence[str]) -> list[Spans]:
+        """Token ids of each text and the characters they stand for, without special tokens but those in the text."""
+        return [
+            (encoding.ids, encoding.offsets)
+            for encoding in self.backend.encode_batch(list(texts), add_special_tokens=False)
+        ]
 
     def spans(self, texts: Sequence[str], longest: int | None = None, stride: int = 0) -> list[list[Spans]]:
         """The windows of each text; one, which has all of it, where there is no `longest`.
@@ -140,7 +155,16 @@ def load_tokenizer(base: Path, config: Mapping[str, Any], *, trust_remote_code: 
         raise _unusable(base, "its tokenizer has no token to pad with", "add pad_token to its tokenizer_config.json")
     backend.no_truncation()  # sentence-transformers models carry a cut and a padding of their own
     backend.no_padding()
-    return BaseTokenizer(backend, int(pad_token_id), "left" if options.get("truncation_side") == "left" else "right")
+    special = _special_tokens(options)
+    return BaseTokenizer(
+        backend,
+        int(pad_token_id),
+        "left" if options.get("truncation_side") == "left" else "right",
+        special,
+        _chat_template(base, options),
+        _stop(base, config, backend.token_to_id(special["eos_token"]) if "eos_token" in special else None),
+        bool(config.get("is_encoder_decoder")),
+    )
 
 
 def read_config(base: Path) -> dict[str, Any]:
@@ -188,7 +212,8 @@ def _from_transformers(
     pad = tokenizer.pad_token_id
     if pad is None:
         pad = _end_of_text(tokenizer.eos_token_id, config)
-    return tokenizer.backend_tokenizer, {"pad_token_id": pad, "truncation_side": tokenizer.truncation_side}
+    options = {"pad_token_id": pad, "truncation_side": tokenizer.truncation_side}
+    return tokenizer.backend_tokenizer, options | dict(tokenizer.special_tokens_map)
 
 
 def _pad_token_id(backend: Tokenizer, options: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:
@@ -221,10 +246,43 @@ def _end_of_text(named: int | None, config: Mapping[str, Any]) -> int | None:
     return first if isinstance(first, int) else None
 
 
+def _special_tokens(options: Mapping[str, Any]) -> dict[str, str]:
+    """Names of templates → special tokens."""
+    named = {name: _content(token) for name, token in options.items() if name.endswith("_token")}
+    return {name: token for name, token in named.items() if token}
+
+
+def _chat_template(base: Path, options: Mapping[str, Any]) -> str | None:
+    """The model's own: in a file of its own, or among the tokenizer's options, alone or named `default`."""
+    file = base / "chat_template.jinja"
+    if file.exists():
+        return file.read_text(encoding="utf-8")
+    found = options.get("chat_template")
+    if isinstance(found, list):
+        found = next((each["template"] for each in found if each.get("name") == "default"), None)
+    return found if isinstance(found, str) else None
+
+
+def _stop(base: Path, config: Mapping[str, Any], end: int | None) -> tuple[int, ...]:
+    """Tokens that end what the model writes: the tokenizer's, and those that the model's own files name."""
+    file = base / "generation_config.json"
+    notes: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    named = [end]
+    for known in (notes.get("eos_token_id"), config.get("eos_token_id")):
+        named += known if isinstance(known, list) else [known]
+    return tuple(dict.fromkeys(token for token in named if isinstance(token, int)))
+
+
 def _id_of(backend: Tokenizer, token: Any) -> int | None:
     """Of a token as `tokenizer_config.json` names it; none where it is not in the vocabulary."""
-    content = token["content"] if isinstance(token, dict) else token
+    content = _content(token)
     return backend.token_to_id(content) if content else None
+
+
+def _content(token: Any) -> str | None:
+    """The text of a token as `tokenizer_config.json` names it."""
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) and content else None
 
 
 def _unusable(base: Path, rule: str, remedy: str) -> RecipeError:

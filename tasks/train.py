@@ -122,7 +122,7 @@ def _settings(context: Context) -> dict[str, Any]:
     _, digest = base_model(recipe.model, context.home)
     # Where the base model lies changes nothing either: its digest is in the key.
     model = recipe.model.model_copy(update={"base": "", "revision": None})
-    return {"task": recipe.task, "model": model, "metric": recipe.metric, "base_digest": digest}
+    return {"task": recipe.task, "model": model, "metric": recipe.learns_by, "base_digest": digest}
 
 
 def _unkeyed(context: Context) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def rehearsal(context: Context, tokens: Artifact, plan: Plan) -> dict[str, Any]:
         task=recipe.task,
         model=recipe.model,
         train=recipe.train,
-        metric=recipe.metric,
+        metric=recipe.learns_by,
         tokens=context.path(tokens),
         base=unkeyed["base"],
     )

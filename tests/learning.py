@@ -43,6 +43,39 @@ def tiny_encoder(folder: Path, dropout: float = 0.0) -> Path:
     return folder
 
 
+CHAT = (
+    "{% for message in messages %}<|{{ message['role'] }}|> {{ message['content'] }} <|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|> {% endif %}"
+)
+"""Chat template of `tiny_decoder`."""
+
+
+def tiny_decoder(folder: Path, *, template: str | None = CHAT) -> Path:
+    """A random two-layer Llama with a word tokenizer and a chat template, saved as any base model is."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(7)
+    roles = [f"<|{role}|>" for role in ("system", "user", "assistant", "tool")]
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<unk>", "<|end|>", *roles, *WORDS])}
+    config = LlamaConfig(
+        vocab_size=len(vocabulary), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128, bos_token_id=None, eos_token_id=2, pad_token_id=0,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", eos_token="<|end|>",
+        additional_special_tokens=roles,
+    )  # fmt: skip
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
     """Texts of 3 to 30 words and their label: which kind of word they contain."""
     draw = random.Random(seed)

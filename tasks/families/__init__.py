@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
+    from tasks.batches import TokenTable
     from tasks.labels import Labelled
     from tasks.predict import Windows
     from tasks.rules.repair import Step, TextRules
@@ -90,11 +91,17 @@ class Family(Protocol):
     """Distributions the serving file needs; pinned in the model's requirements."""
     text_columns: tuple[str, ...]
     """Columns that cleaning repairs and bounds; the first one is what splits and duplicates go by."""
+    asked_columns: tuple[str, ...]
+    """Columns that a registered model is asked with."""
+    checked_rows: int
+    """Test rows that a fresh process must predict as they were recorded before a model is registered."""
     target_columns: tuple[str, ...]
     """Columns that are learnt, the text itself where it is all there is; rows equal in text and unequal here
     contradict each other."""
     labelled: Labelled | None
     """Where clean rows have labels to be counted; none where the task has no labels."""
+    writes: bool
+    """Whether predictions are texts written token by token; then the base model can do the task as well."""
     row_score: str
     """What the mean of `row_scores` is, as people read it."""
     part: str
@@ -153,6 +160,10 @@ class Family(Protocol):
         """Names of the newly made modules, which learn under every method."""
         ...
 
+    def finish(self, model: Any, tokenizer: Any, meta: Meta) -> None:
+        """Change what of a trained model and its tokenizer is not weights, before both are saved."""
+        ...
+
     def loss_weights(self, labels: np.ndarray[Any, Any], meta: Meta, how: str) -> tuple[tuple[float, ...] | None, str]:
         """Loss weight per label by the recipe's rule `how`, and why; for the labels see `TokenTable.labels_of`."""
         ...
@@ -176,6 +187,17 @@ class Family(Protocol):
 
     def predictions(self, windows: Windows, meta: Meta) -> dict[str, Any]:
         """Columns `truth`, `prediction` and what belongs to them, one value for each text."""
+        ...
+
+    def written(self, model: torch.nn.Module, folder: Path, table: TokenTable, meta: Meta) -> Mapping[str, list[Any]]:
+        """Column → a value for each text, where the family `writes`: what the model writes, token by token.
+
+        Args:
+            model: In evaluation mode, on its device.
+            folder: Of its files, the tokenizer among them.
+            table: The rows.
+            meta: The task's.
+        """
         ...
 
     def score(self, predictions: pl.DataFrame, meta: Meta) -> dict[str, float]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import polars as pl
     import torch
 
+    from tasks.batches import TokenTable
     from tasks.bootstrap import Floats
     from tasks.labels import Labelled
     from tasks.rules.repair import Step, TextRules
@@ -28,9 +29,16 @@ class Base:
 
     serving_libraries: tuple[str, ...] = ("torch", "transformers", "safetensors", "pandas", "numpy")
     text_columns: tuple[str, ...] = ("text",)
+    checked_rows = 512
+    writes = False
     labelled: Labelled | None = None
     row_score = "accuracy"
     part = "label"
+
+    @property
+    def asked_columns(self) -> tuple[str, ...]:
+        """The texts."""
+        return self.text_columns
 
     def numbers(self, predictions: pl.DataFrame, meta: Meta) -> Floats:
         """What the metrics of a row are made of, `[rows, numbers]`; see `tasks.row_metrics`."""
@@ -73,6 +81,14 @@ class Base:
         return [
             name for name, module in model.named_children() if name != body and any(True for _ in module.parameters())
         ]
+
+    def finish(self, model: Any, tokenizer: Any, meta: Meta) -> None:
+        """Nothing."""
+
+    def written(self, model: torch.nn.Module, folder: Path, table: TokenTable, meta: Meta) -> Mapping[str, list[Any]]:
+        """Nothing."""
+        del model, folder, table, meta
+        return {}
 
     def loss_weights(self, labels: np.ndarray[Any, Any], meta: Meta, how: str) -> tuple[tuple[float, ...] | None, str]:
         """None: the task has no classes to weigh."""

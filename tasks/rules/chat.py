@@ -1,6 +1,6 @@
 """Conversations: read from the formats they come in, and written out as a model's chat template has them.
 
-A conversation is JSON: `{"messages": [{"role": …, "content": …}, …], "tools": […]}`, roles as OpenAI's chat format names
+A conversation is JSON: `{"messages": [{"role": …, "content": …}, …], "tools": […]}`, roles as OpenAI's chat format has
 them; tools are JSON schemas. This module travels with every model; it imports nothing of ours.
 """
 
@@ -20,6 +20,7 @@ SHAREGPT = {
 """What `from` says there → role."""
 KEPT = ("role", "content", "reasoning_content", "tool_calls", "tool_call_id", "name")
 """What of a message is learnt from; other keys are notes of whoever collected it."""
+TEXTS = ("content", "reasoning_content")
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 """Mark of a template that says itself what the assistant wrote."""
 PLAIN = (
@@ -37,39 +38,52 @@ Conversation = dict[str, Any]
 Span = tuple[int, int]
 
 
-class Unreadable(ValueError):
+class UnreadableError(ValueError):
     """Something is no conversation; the message is the reason's name."""
 
 
-class Untellable(ValueError):
+class UntellableError(ValueError):
     """A template writes a turn otherwise once more turns follow, and does not mark what the assistant wrote."""
 
 
 def read(value: Any) -> Conversation:
-    """A conversation out of JSON text or what it stands for: a list of messages, or an object that holds one.
+    """A conversation to learn from: what follows the last turn of the assistant teaches nothing and is left out.
 
-    Messages are OpenAI's (`role`, `content`) or ShareGPT's (`from`, `value`). What follows the last turn of the
-    assistant teaches nothing and is left out.
+    Args:
+        value: See `read_any`.
 
     Raises:
-        Unreadable: not_a_conversation, unknown_role, empty_turn, or no_answer where the assistant says nothing.
+        UnreadableError: Reasons of `read_any`, or no_answer where the assistant says nothing.
+    """
+    conversation = read_any(value)
+    messages = list(conversation["messages"])
+    while messages and messages[-1]["role"] != "assistant":
+        messages.pop()
+    if not messages:
+        raise UnreadableError("no_answer")
+    return {**conversation, "messages": messages}
+
+
+def read_any(value: Any) -> Conversation:
+    """A conversation out of JSON text or what it stands for: a list of messages, or an object that holds one.
+
+    Messages are OpenAI's (`role`, `content`) or ShareGPT's (`from`, `value`).
+
+    Raises:
+        UnreadableError: not_a_conversation, unknown_role or empty_turn.
     """
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except ValueError as error:
-            raise Unreadable("not_a_conversation") from error
+            raise UnreadableError("not_a_conversation") from error
     tools = None
     if isinstance(value, Mapping):
         tools = value.get("tools")
         value = value.get("messages", value.get("conversations"))
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        raise Unreadable("not_a_conversation")
+        raise UnreadableError("not_a_conversation")
     messages = [_message(each) for each in value]
-    while messages and messages[-1]["role"] != "assistant":
-        messages.pop()
-    if not messages:
-        raise Unreadable("no_answer")
     return {"messages": messages, "tools": tools} if tools else {"messages": messages}
 
 
@@ -77,7 +91,7 @@ def fault_of(value: Any) -> str | None:
     """Why this is no conversation to learn from; none where it is one."""
     try:
         read(value)
-    except Unreadable as reason:
+    except UnreadableError as reason:
         return str(reason)
     return None
 
@@ -102,11 +116,42 @@ def of_parts(prompt: str | None, completion: str | None, *, system: str | None =
     return written({"messages": messages})
 
 
+def asked(conversation: Conversation) -> Conversation:
+    """The conversation up to the last turn that is not the assistant's: what is to be answered.
+
+    Raises:
+        UnreadableError: Nobody but the assistant says anything.
+    """
+    messages = list(conversation["messages"])
+    while messages and messages[-1]["role"] == "assistant":
+        messages.pop()
+    if not messages:
+        raise UnreadableError("nothing_asked")
+    return {**conversation, "messages": messages}
+
+
+def without_oldest(conversation: Conversation) -> Conversation | None:
+    """The conversation without its oldest turns, up to the next one of the user; none where only one is left.
+
+    What the system says stays.
+    """
+    messages = conversation["messages"]
+    kept = [message for message in messages if message["role"] in {"system", "developer"}]
+    turns = [message for message in messages if message["role"] not in {"system", "developer"}]
+    later = next((place for place, message in enumerate(turns) if place and message["role"] == "user"), None)
+    return None if later is None else {**conversation, "messages": [*kept, *turns[later:]]}
+
+
+def texts(conversation: Conversation) -> list[str]:
+    """Every text of its messages."""
+    return [message[name] for message in conversation["messages"] for name in TEXTS if message.get(name)]
+
+
 def mapped(conversation: Conversation, change: Callable[[str], str]) -> Conversation:
     """The conversation with every text of its messages changed."""
     messages = [
-        {name: change(value) if name in {"content", "reasoning_content"} and value else value for name, value in m.items()}
-        for m in conversation["messages"]
+        {name: change(value) if name in TEXTS and value else value for name, value in message.items()}
+        for message in conversation["messages"]
     ]
     return {**conversation, "messages": messages}
 
@@ -133,7 +178,7 @@ def learnt(template: str, conversation: Conversation, special: Mapping[str, str]
     turn, but for white space behind that. Templates with `{% generation %}` say it themselves.
 
     Raises:
-        Untellable: The template writes earlier turns otherwise than it does when they are the last ones.
+        UntellableError: The template writes earlier turns otherwise than it does when they are the last ones.
         ValueError: The template refuses the conversation.
     """
     if GENERATION.search(template):
@@ -146,7 +191,7 @@ def learnt(template: str, conversation: Conversation, special: Mapping[str, str]
             continue
         through = render(template, {**conversation, "messages": messages[: place + 1]}, special)
         if not whole.startswith(through):
-            raise Untellable
+            raise UntellableError
         spans.append((_asked(template, conversation, special, place, through), len(through.rstrip())))
     return whole, spans
 
@@ -162,7 +207,7 @@ def _asked(template: str, conversation: Conversation, special: Mapping[str, str]
         found = through.find(messages[0].get("content") or "\0")
         if found >= 0:
             return found
-    raise Untellable
+    raise UntellableError
 
 
 def _rendered(
@@ -187,7 +232,7 @@ def _rendered(
 
 def _message(value: Any) -> Message:
     if not isinstance(value, Mapping):
-        raise Unreadable("not_a_conversation")
+        raise UnreadableError("not_a_conversation")
     if "from" in value and "role" not in value:
         role = SHAREGPT.get(str(value["from"]).lower())
         message: Message = {"role": role, "content": value.get("value")}
@@ -195,10 +240,10 @@ def _message(value: Any) -> Message:
         message = {name: value[name] for name in KEPT if value.get(name) is not None}
         message.setdefault("content", "" if "tool_calls" in message else None)
     if message.get("role") not in ROLES:
-        raise Unreadable("unknown_role")
+        raise UnreadableError("unknown_role")
     text = message["content"]
     if not isinstance(text, str):
-        raise Unreadable("not_a_conversation")
+        raise UnreadableError("not_a_conversation")
     if not text.strip() and "tool_calls" not in message:
-        raise Unreadable("empty_turn")
+        raise UnreadableError("empty_turn")
     return message

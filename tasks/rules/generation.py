@@ -54,40 +54,36 @@ def write(
         model: Of transformers, in evaluation mode.
         prompts: Token ids; those of a source text where the model has an encoder.
         settings: `max_new_tokens`, those of `FROM_RECIPE`, and to draw instead of taking the likeliest token:
-            `temperature` above 0, `top_p`, `seed`.
+            `temperature` above 0, `top_p`.
         pad: Token that fills shorter prompts.
         stop: Tokens that end a text.
         most_at_once: Most prompts of a batch.
     """
-    config, order = _config(settings, pad, stop), sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
-    apart = bool(model.config.is_encoder_decoder)
+    config, beams = _config(settings, pad, stop), settings.get("num_beams") or 1
+    order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]), reverse=True)
     start = 0
     while start < len(order):
-        room = len(prompts[order[start]]) + config.max_new_tokens
-        count = max(1, min(most_at_once, BATCH_TOKENS // (room * max(1, config.num_beams))))
-        places = order[start : start + count]
-        start += count
-        for place, found in zip(places, _batch(model, [prompts[p] for p in places], config, stop, apart), strict=True):
-            yield place, found
+        room = (len(prompts[order[start]]) + settings["max_new_tokens"]) * beams
+        places = order[start : start + max(1, min(most_at_once, BATCH_TOKENS // room))]
+        start += len(places)
+        yield from zip(places, _batch(model, [prompts[place] for place in places], config, stop), strict=True)
 
 
 def _config(settings: Mapping[str, Any], pad: int, stop: Sequence[int]) -> GenerationConfig:
-    drawn = settings.get("temperature") or 0.0
-    how: dict[str, Any] = {"do_sample": False}
-    if drawn > 0:
-        how = {"do_sample": True, "temperature": drawn, "top_p": settings.get("top_p", 1.0), "top_k": 0}
+    temperature = settings.get("temperature") or 0.0
+    how: dict[str, Any] = {"do_sample": False, "num_beams": 1}
+    if temperature > 0:
+        how |= {"do_sample": True, "temperature": temperature, "top_p": settings.get("top_p", 1.0), "top_k": 0}
     chosen = {name: settings[name] for name in FROM_RECIPE if settings.get(name) is not None}
-    more = {"decoder_start_token_id": settings["start"]} if settings.get("start") is not None else {}
-    if settings.get("first") is not None:
-        more["forced_bos_token_id"] = settings["first"]
     return GenerationConfig(
-        max_new_tokens=settings["max_new_tokens"], pad_token_id=pad, eos_token_id=list(stop), **how, **chosen, **more
+        max_new_tokens=settings["max_new_tokens"], pad_token_id=pad, eos_token_id=list(stop), **how | chosen
     )
 
 
 def _batch(
-    model: Any, prompts: Sequence[Sequence[int]], config: GenerationConfig, stop: Sequence[int], apart: bool
+    model: Any, prompts: Sequence[Sequence[int]], config: GenerationConfig, stop: Sequence[int]
 ) -> list[Written]:
+    apart = bool(model.config.is_encoder_decoder)
     device = next(model.parameters()).device
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), int(config.pad_token_id), device=device)
@@ -97,8 +93,7 @@ def _batch(
             where = slice(0, len(prompt)) if apart else slice(width - len(prompt), width)
             ids[row, where] = torch.tensor(list(prompt), device=device)
             mask[row, where] = 1
-    plain = not config.do_sample and config.num_beams == 1
-    margin = Margin(stop) if plain else None
+    margin = Margin(stop) if not config.do_sample and config.num_beams == 1 else None
     with torch.inference_mode():
         found = model.generate(
             input_ids=ids,

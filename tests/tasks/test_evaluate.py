@@ -80,7 +80,7 @@ class Folders:
         return evaluate.evaluate_model(
             task=TASK, evaluate=EVALUATE.model_copy(update=asked), metric="macro_f1", split=self.split,
             tokens=self.tokens, model=self.model, predictions=self.predictions, speed=self.speed,
-            baseline=self.baseline, out=self.out,
+            baselines=[self.baseline], out=self.out,
         )  # fmt: skip
 
 

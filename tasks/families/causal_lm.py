@@ -1,0 +1,191 @@
+"""Instruction and chat tuning: a decoder-only model learns to write the assistant's turns of conversations.
+
+Conversations come as lists of messages, OpenAI's or ShareGPT's, or as a question and its answer in columns of their
+own, as Alpaca has them. They are written out by the model's own chat template, or one given. Does not cover images and
+sounds in messages.
+
+References:
+    L. Ouyang et al. (2022), Training language models to follow instructions with human feedback, section 3.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import model_validator
+
+from tasks.families import Encoded, Meta
+from tasks.families.generating import Generating, GeneratingTask
+
+if TYPE_CHECKING:
+    import polars as pl
+    import torch
+
+    from schemas.recipe import Recipe
+    from tasks.batches import TokenTable
+    from tasks.predict import Windows
+    from tasks.rules.repair import TextRules
+    from tasks.tokenizer import BaseTokenizer
+
+MESSAGES = "messages"
+
+
+class CausalLmTask(GeneratingTask):
+    """The assistant's turns of a conversation are learnt."""
+
+    family: Literal["causal-lm"] = "causal-lm"
+    conversation_column: str | None = None
+    """Column with whole conversations: a list of messages, OpenAI's or ShareGPT's; default: `messages`."""
+    prompt_column: str | None = None
+    """Instead: the column with the question or instruction."""
+    completion_column: str | None = None
+    """The column with its answer."""
+    input_column: str | None = None
+    """The column with what an instruction is about, where there is one."""
+    system_column: str | None = None
+    """The column with what is said beforehand, where there is one."""
+    chat_template: str | None = None
+    """Jinja; default: the base model's, or a plain one where it has none."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        pair = (self.prompt_column, self.completion_column)
+        if any(pair) and not all(pair):
+            raise ValueError("prompt_column and completion_column belong together: name both")
+        if all(pair) and self.conversation_column:
+            raise ValueError("name conversation_column, or prompt_column and completion_column, not all of them")
+        if not all(pair) and (self.input_column or self.system_column):
+            raise ValueError("input_column and system_column go with prompt_column and completion_column")
+        return self
+
+    def columns(self) -> dict[str, str]:
+        """Both are composed when rows are collected."""
+        return {"text": "text", "conversation": "conversation"}
+
+    def parts(self) -> dict[str, str]:
+        """The whole conversation, or what it is made of."""
+        if self.prompt_column is None:
+            return {"conversation": self.conversation_column or MESSAGES}
+        named = {name: getattr(self, f"{name}_column") for name in ("prompt", "completion", "system", "input")}
+        return {name: column for name, column in named.items() if column}
+
+    def misfits(self, recipe: Recipe) -> list[str]:
+        """Also white space: answers have lines."""
+        found = super().misfits(recipe)
+        if recipe.clean.collapse_whitespace:
+            found.append("clean.collapse_whitespace would join the lines of answers: set it to false")
+        return found
+
+
+class CausalLm(Generating):
+    """See `tasks.families.Family`."""
+
+    section = CausalLmTask
+    serving = Path(__file__).with_name("serve_causal_lm.py")
+    serving_libraries = (*Generating.serving_libraries, "jinja2")
+    target_columns = ("conversation",)
+
+    @property
+    def asked_columns(self) -> tuple[str, ...]:
+        """The conversation, of which the last answer is not heeded."""
+        return ("conversation",)
+
+    def follow(self, before: pl.DataFrame, after: pl.DataFrame, rules: TextRules) -> pl.DataFrame:
+        """Every message is put right by itself."""
+        import polars as pl
+
+        from tasks.rules import chat
+        from tasks.rules.repair import repaired
+
+        read = [None if text is None or chat.fault_of(text) else chat.read(text) for text in before["conversation"]]
+        texts = [text for conversation in read if conversation for text in chat.texts(conversation)]
+        right = dict(zip(texts, repaired(pl.Series(texts, dtype=pl.String), rules).to_list(), strict=True))
+        column = [
+            was if conversation is None else chat.written(chat.mapped(conversation, lambda text: right.get(text) or ""))
+            for was, conversation in zip(before["conversation"], read, strict=True)
+        ]
+        return after.with_columns(pl.Series("conversation", column, dtype=pl.String))
+
+    def rejects(self, task: CausalLmTask) -> list[tuple[str, pl.Expr]]:
+        """Rows that are no conversation, or of which nothing would be learnt."""
+        import polars as pl
+
+        from tasks.rules.chat import fault_of
+
+        del task
+        fault = pl.col("conversation").map_elements(fault_of, pl.String, skip_nulls=False)
+        reasons = ("not_a_conversation", "unknown_role", "empty_turn", "no_answer")
+        return [(name, (fault == name).fill_null(value=False)) for name in reasons]
+
+    def describe(self, task: CausalLmTask, rows: pl.LazyFrame) -> dict[str, Any]:
+        """How answers are written and measured."""
+        del rows
+        return {
+            "chat_template": task.chat_template,
+            "generation": task.generation,
+            "bleu_tokenize": task.bleu_tokenize,
+        }
+
+    def encode(self, rows: pl.DataFrame, meta: Meta, tokenizer: BaseTokenizer) -> Encoded:
+        """See `tasks.supervision`."""
+        from tasks.supervision import encode_conversations
+
+        return encode_conversations(rows["conversation"].to_list(), meta, tokenizer, "task.chat_template")
+
+    def load_model(self, base: str, meta: Meta, **options: Any) -> torch.nn.Module:
+        """The base model as it is."""
+        from tasks import causal_model
+
+        return causal_model.load(base, meta, **options)
+
+    def finish(self, model: Any, tokenizer: Any, meta: Meta) -> None:
+        """The chat template that was learnt with goes with the tokenizer."""
+        from tasks.rules import chat
+
+        del model
+        tokenizer.chat_template = meta.get("chat_template") or tokenizer.chat_template or chat.PLAIN
+
+    def token_losses(
+        self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `tasks.causal_model.losses`."""
+        from tasks import causal_model
+
+        return causal_model.losses(model, batch)
+
+    def wanted(self, windows: Windows) -> list[str]:
+        """The last turn."""
+        return [_answer(text) for text in windows.of_texts("conversation")]
+
+    def truth_of(self, rows: pl.DataFrame) -> pl.Series:
+        """The last turn."""
+        import polars as pl
+
+        return pl.Series("truth", [_answer(text) for text in rows["conversation"]], dtype=pl.String)
+
+    def written(self, model: torch.nn.Module, folder: Path, table: TokenTable, meta: Meta) -> dict[str, list[Any]]:
+        """Answers to all but the last turn of each conversation."""
+        from transformers import AutoTokenizer
+
+        from tasks.rules import chat
+        from tasks.rules.writing import Answerer
+
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.finish(model, tokenizer, meta)
+        texts = table.columns_of(slice(0, len(table)))["conversation"]
+        answers = Answerer(model, tokenizer, meta).answers([chat.asked(chat.read(text)) for text in texts])
+        return {
+            "prediction": [answer.text for answer in answers],
+            "ended": [answer.ended for answer in answers],
+            "margin": [answer.margin for answer in answers],
+        }
+
+
+def _answer(text: str) -> str:
+    """What the assistant says last in a conversation."""
+    from tasks.rules import chat
+
+    said: str = chat.read(text)["messages"][-1]["content"]
+    return said.strip()

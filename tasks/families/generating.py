@@ -1,0 +1,217 @@
+"""What task families have in common whose models write text: likelihood while they learn, written texts afterwards.
+
+While a model learns only the likelihood of what it should write is measured: writing takes a pass over the model for
+every token. Evaluation has it write an answer to every row of validation and test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field, PositiveInt
+
+from schemas.base import TaskSection
+from tasks.families import IGNORED, Loss, Meta
+from tasks.families.base import Base
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+    import torch
+
+    from schemas.recipe import Recipe
+    from tasks.batches import TokenTable
+    from tasks.bootstrap import Floats
+    from tasks.predict import Windows
+
+UNSURE = 1e-3
+"""Distance of two logits within which another order of summing may choose the other token."""
+SHOWN = 10
+"""Rows whose texts the report shows."""
+SHOWN_CHARS = 400
+GENERATION = ("max_new_tokens", "num_beams", "length_penalty", "no_repeat_ngram_size", "repetition_penalty")
+
+
+class GeneratingTask(TaskSection):
+    """How a model writes, and how what it writes is measured."""
+
+    metrics: ClassVar[tuple[str, ...]] = ("chrf", "rouge_l", "bleu", "exact_match", "likelihood")
+    measures: ClassVar[tuple[str, ...]] = ("loss", "perplexity")
+    learns_by: ClassVar[str | None] = "likelihood"
+    max_new_tokens: PositiveInt = 128
+    """Most tokens of an answer; a longer one is broken off."""
+    num_beams: Annotated[int, Field(ge=1, le=32)] = 1
+    """Candidates that are kept while an answer is written; 1 takes the likeliest token each time."""
+    length_penalty: float | None = None
+    """Of beams: above 1 favours longer answers, below 1 shorter ones."""
+    no_repeat_ngram_size: PositiveInt | None = None
+    """Runs of so many tokens occur once in an answer."""
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    """Above 1, tokens that occurred are less likely to come again."""
+    bleu_tokenize: str = "13a"
+    """sacreBLEU's tokenizer: 13a, zh, char, intl …"""
+
+    def misfits(self, recipe: Recipe) -> list[str]:
+        """Windows, ONNX files, and white space that answers may need."""
+        found = super().misfits(recipe)
+        if recipe.tokenize.overlong == "window":
+            found.append(f"tokenize.overlong 'window' is not for {self.family}: choose truncate, drop or raise")
+        if recipe.registry.onnx:
+            found.append(f"registry.onnx is not for {self.family}, which writes token by token: leave it out")
+        return found
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """Settings of `tasks.rules.generation.write`."""
+        return {name: getattr(self, name) for name in GENERATION if getattr(self, name) is not None}
+
+
+class Generating(Base):
+    """Defaults of `tasks.families.Family` for models that write."""
+
+    checked_rows = 8
+    writes = True
+    row_score = "chrF"
+
+    def head_modules(self, model: torch.nn.Module) -> list[str]:
+        """None: nothing is newly made, and the output layer is the base model's."""
+        del model
+        return []
+
+    def loss_count(self, labels: torch.Tensor, loss: Loss) -> torch.Tensor:
+        """Tokens that are learnt."""
+        del loss
+        return (labels != IGNORED).sum().float()
+
+    def token_losses(
+        self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Negative log-likelihood of every wanted token, and the row that each is of."""
+        raise NotImplementedError
+
+    def loss_sum(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor], loss: Loss) -> torch.Tensor:
+        """Negative log-likelihoods of all wanted tokens, summed."""
+        del loss
+        return self.token_losses(model, batch)[0].sum()
+
+    def outputs(
+        self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor], loss: Loss
+    ) -> tuple[np.ndarray[Any, Any], torch.Tensor]:
+        """Mean negative log-likelihood of the wanted tokens, and how many there are, `[batch, 2]`; the summed loss."""
+        import torch
+
+        del loss
+        losses, rows = self.token_losses(model, batch)
+        size = len(batch["input_ids"])
+        total = torch.zeros(size, device=losses.device).index_add_(0, rows, losses)
+        count = torch.bincount(rows, minlength=size).float()
+        found: np.ndarray[Any, Any] = torch.stack([total / count.clamp(min=1), count], dim=1).cpu().numpy()
+        return found, losses.sum()
+
+    def wanted(self, windows: Windows) -> list[str]:
+        """The true text of each row."""
+        raise NotImplementedError
+
+    def predictions(self, windows: Windows, meta: Meta) -> dict[str, Any]:
+        """The true text, its loss and tokens; nothing is written yet."""
+        import polars as pl
+
+        del meta
+        found = windows.means()
+        return {
+            "truth": self.wanted(windows),
+            "prediction": pl.Series([None] * len(found), dtype=pl.String),
+            "loss": found[:, 0].astype(float).tolist(),
+            "tokens": found[:, 1].astype(int).tolist(),
+        }
+
+    def written(self, model: torch.nn.Module, folder: Path, table: TokenTable, meta: Meta) -> dict[str, list[Any]]:
+        """What the model writes to every row: `prediction`, whether it `ended`, and the `margin` of its choices."""
+        raise NotImplementedError
+
+    def numbers(self, predictions: pl.DataFrame, meta: Meta) -> Floats:
+        """See `tasks.written_metrics.numbers`."""
+        import numpy as np
+
+        from tasks import written_metrics
+
+        known = "tokens" in predictions.columns
+        tokens = predictions["tokens"].to_numpy() if known else np.zeros(predictions.height)
+        losses = predictions["loss"].to_numpy() * tokens if known else tokens
+        texts = predictions["prediction"].fill_null("").to_list()
+        wanted = predictions["truth"].to_list()
+        return written_metrics.numbers(texts, wanted, losses.tolist(), tokens.tolist(), meta["bleu_tokenize"])
+
+    def metrics_of(self, sums: Floats, meta: Meta) -> Mapping[str, Floats]:
+        """See `tasks.written_metrics.metrics_of`."""
+        from tasks import written_metrics
+
+        del meta
+        return written_metrics.metrics_of(sums)
+
+    def score(self, predictions: pl.DataFrame, meta: Meta) -> dict[str, float]:
+        """Every metric; those of likelihood alone while nothing is written."""
+        import numpy as np
+
+        from tasks import written_metrics
+
+        if predictions["prediction"].null_count() < predictions.height:
+            return super().score(predictions, meta)
+        tokens = predictions["tokens"].to_numpy()
+        sums = np.array((predictions["loss"].to_numpy() * tokens).sum()), np.array(float(tokens.sum()))
+        return {name: float(value) for name, value in written_metrics.likelihoods(*sums).items()}
+
+    def row_scores(self, predictions: pl.DataFrame, meta: Meta) -> pl.Series:
+        """ChrF of each row."""
+        import polars as pl
+
+        from tasks import written_metrics
+
+        return pl.Series("score", written_metrics.chrf_rows(self.numbers(predictions, meta)), dtype=pl.Float64)
+
+    def difference(self, was: Mapping[str, Any], now: Mapping[str, Any], meta: Meta) -> str | None:
+        """Another text, where no choice was so near that another order of summing decides it."""
+        del meta
+        if now["text"] == was["prediction"] or (now["text"] is not None and was["margin"] <= UNSURE):
+            return None
+        return f"{was['prediction']!r} was recorded, {now['text']!r} is served"
+
+    def from_served(self, served: Sequence[Mapping[str, Any]], rows: pl.DataFrame, meta: Meta) -> pl.DataFrame:
+        """Texts as they were answered; likelihoods of what was wanted nobody has said."""
+        del meta
+        return rows.select("id", truth=self.truth_of(rows)).with_columns(
+            prediction=_texts([answer["text"] or "" for answer in served])
+        )
+
+    def truth_of(self, rows: pl.DataFrame) -> pl.Series:
+        """The true text of clean rows."""
+        raise NotImplementedError
+
+    def report_sections(self, predictions: pl.DataFrame, meta: Meta) -> list[str]:
+        """How BLEU and chrF are counted, how many answers were broken off, and some rows side by side."""
+        from tasks import written_metrics
+        from tasks.markdown import plain, shortened, table
+
+        step = max(1, predictions.height // SHOWN)
+        rows = [
+            tuple(plain(shortened(row[name], SHOWN_CHARS)) for name in ("truth", "prediction"))
+            for row in predictions.gather_every(step).head(SHOWN).iter_rows(named=True)
+        ]
+        broken = int((~predictions["ended"]).sum())
+        most = meta["generation"]["max_new_tokens"]
+        told = f"{broken:,} of {predictions.height:,} texts were broken off at {most} tokens."
+        return [
+            "## Texts",
+            told if "ended" in predictions.columns else "",
+            table(("wanted", "written"), rows),
+            "Counted by sacreBLEU: "
+            + ", ".join(f"`{each}`" for each in written_metrics.signatures(meta["bleu_tokenize"])),
+        ]
+
+
+def _texts(values: Sequence[str]) -> pl.Series:
+    import polars as pl
+
+    return pl.Series("prediction", values, dtype=pl.String)

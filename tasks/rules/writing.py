@@ -1,0 +1,90 @@
+"""Answers to conversations: what is asked, as tokens, and what a model writes to it. Evaluation and serving share it.
+
+This module travels with every model; it imports nothing of ours but its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import chat
+from .generation import MOST_AT_ONCE, write
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model wrote.
+
+    Attributes:
+        text: Without the marks around it.
+        ended: Whether it came to an end by itself, before the most tokens that it may have.
+        tokens: Written, and of the prompt.
+        prompt_tokens: The same of what was asked.
+        margin: See `generation.Written`.
+    """
+
+    text: str
+    ended: bool
+    tokens: int
+    prompt_tokens: int
+    margin: float
+
+
+class Answerer:
+    """Writes the assistant's next turn.
+
+    Args:
+        model: A causal language model of transformers, in evaluation mode.
+        tokenizer: Its own, with the chat template that it learnt with.
+        about: What training knew of the task: `generation`, see `generation.write`.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, about: Mapping[str, Any]) -> None:
+        self.model, self.tokenizer, self.about = model, tokenizer, about
+        self.backend = tokenizer.backend_tokenizer
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        self.special: dict[str, str] = dict(tokenizer.special_tokens_map)
+        ends = model.generation_config.eos_token_id
+        named = [tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])]
+        self.stop = tuple(dict.fromkeys(token for token in named if token is not None))
+
+    def prompt(self, conversation: chat.Conversation, room: int | None) -> list[int]:
+        """Token ids of what is asked; the oldest turns are left out where all do not fit.
+
+        Args:
+            conversation: Ends with the turn that is to be answered.
+            room: Most tokens.
+        """
+        while True:
+            text = chat.render(self.tokenizer.chat_template, conversation, self.special, ask=True)
+            ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
+            shorter = chat.without_oldest(conversation)
+            if room is None or len(ids) <= room or shorter is None:
+                return ids if room is None else ids[-room:]
+            conversation = shorter
+
+    def answers(
+        self, conversations: Sequence[chat.Conversation], settings: Mapping[str, Any] | None = None,
+        most_at_once: int = MOST_AT_ONCE,
+    ) -> list[Answer]:  # fmt: skip
+        """The next turn of each conversation.
+
+        Args:
+            conversations: Each ends with the turn that is to be answered.
+            settings: What is other than `about` has it.
+            most_at_once: Most of them in one batch.
+        """
+        chosen = {**self.about["generation"], **(settings or {})}
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        room = max(1, positions - chosen["max_new_tokens"]) if isinstance(positions, int) else None
+        prompts = [self.prompt(conversation, room) for conversation in conversations]
+        found: dict[int, Answer] = {}
+        pad = self.about["pad_token_id"]
+        for place, written in write(self.model, prompts, chosen, pad=pad, stop=self.stop, most_at_once=most_at_once):
+            text = self.tokenizer.decode(written.ids, skip_special_tokens=True)
+            counts = len(written.ids) + written.ended, len(prompts[place])
+            found[place] = Answer(text.strip(), written.ended, *counts, written.margin)
+        return [found[place] for place in range(len(prompts))]

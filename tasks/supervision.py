@@ -1,0 +1,105 @@
+"""What of a conversation is learnt: its tokens, and for each of them the one that is wanted there, or none.
+
+Only what the assistant writes is learnt, the mark that ends its turn included: a model that never learnt to end does
+not. A conversation that is too long loses its oldest turns first, then the end of its last answer, which is counted as
+cut; never the answer alone without its question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from schemas.errors import DataError, Problem, RecipeError
+from tasks.families import IGNORED, Encoded
+from tasks.rules import chat
+from tasks.tokenizer import BaseTokenizer
+
+Lesson = tuple[list[int], list[int]]
+"""Token ids, and the label of each: itself where it is learnt, else `IGNORED`."""
+
+
+def encode_conversations(
+    conversations: Sequence[str], meta: Mapping[str, Any], tokenizer: BaseTokenizer, field: str
+) -> Encoded:
+    """Conversations as a model learns from them, one window each.
+
+    Args:
+        conversations: JSON; see `tasks.rules.chat`.
+        meta: The task's, with `max_seq_length` and `chat_template`, none for the model's own.
+        tokenizer: The base model's.
+        field: Of the recipe, for errors.
+
+    Raises:
+        RecipeError: The chat template does not tell what the assistant wrote, or refuses a conversation.
+        DataError: Of a conversation, nothing of the last answer is left by the cut.
+    """
+    import pyarrow as pa
+
+    template, longest = template_of(meta, tokenizer), meta["max_seq_length"]
+    rows, uncut = [], []
+    for text in conversations:
+        ids, labels, length = _fitting(chat.read(text), template, tokenizer, longest, field)
+        rows.append((ids, labels))
+        uncut.append(length)
+    columns = {
+        "labels": pa.array([labels for _, labels in rows], pa.list_(pa.int32())),
+        "conversation": pa.array(conversations, pa.string()),
+    }
+    return Encoded([ids for ids, _ in rows], [1] * len(rows), uncut, columns)
+
+
+def template_of(meta: Mapping[str, Any], tokenizer: BaseTokenizer) -> str:
+    """The recipe's chat template, else the model's, else a plain one."""
+    return meta.get("chat_template") or tokenizer.chat_template or chat.PLAIN
+
+
+def lesson(template: str, conversation: chat.Conversation, tokenizer: BaseTokenizer) -> Lesson:
+    """Tokens and labels of a whole conversation.
+
+    Where the template does not end the last answer with a token that ends texts, the tokenizer's own follows it.
+
+    Raises:
+        chat.UntellableError: See `chat.learnt`.
+        ValueError: The template refuses it.
+    """
+    text, spans = chat.learnt(template, conversation, tokenizer.special)
+    (placed,) = tokenizer.placed([text])
+    ids, offsets = list(placed[0]), np.array(placed[1], np.int64).reshape(-1, 2)
+    wanted = np.zeros(len(ids), bool)
+    for start, end in spans:
+        wanted |= (offsets[:, 0] >= start) & (offsets[:, 1] <= end) & (offsets[:, 1] > offsets[:, 0])
+    wanted[:1] = False  # nothing comes before the first token, so nothing can foretell it
+    labels = np.where(wanted, ids, IGNORED).tolist()
+    if tokenizer.stop and not (wanted.any() and ids[int(np.flatnonzero(wanted)[-1])] in tokenizer.stop):
+        last = int(np.flatnonzero(wanted)[-1]) + 1 if wanted.any() else len(ids)
+        ids, labels = [*ids[:last], tokenizer.stop[0]], [*labels[:last], tokenizer.stop[0]]
+    return ids, labels
+
+
+def _fitting(
+    conversation: chat.Conversation, template: str, tokenizer: BaseTokenizer, longest: int, field: str
+) -> tuple[list[int], list[int], int]:
+    """Tokens and labels, no more than `longest`, and how many there were."""
+    try:
+        ids, labels = lesson(template, conversation, tokenizer)
+        uncut = len(ids)
+        while len(ids) > longest and (shorter := chat.without_oldest(conversation)) is not None:
+            conversation = shorter
+            ids, labels = lesson(template, conversation, tokenizer)
+    except chat.UntellableError as error:
+        rule = "writes a turn otherwise once more turns follow it, so that what is learnt cannot be told"
+        remedy = "name a template that marks the assistant's turns with {% generation %}, as task.chat_template"
+        raise RecipeError(Problem(field, "the model's chat template", rule, remedy)) from error
+    except ValueError as error:
+        remedy = "leave such rows out, or name another template as task.chat_template"
+        raise RecipeError(Problem(field, chat.written(conversation)[:200], str(error), remedy)) from error
+    if all(label == IGNORED for label in labels[:longest]):
+        begins = next(place for place, label in enumerate(labels) if label != IGNORED)
+        rule = f"its answer begins at token {begins + 1:,}, behind the cut: nothing of it would be learnt"
+        remedy = "raise it, or set tokenize.overlong to drop"
+        shown = chat.written(conversation)[:200]
+        raise DataError(Problem("tokenize.max_seq_length", longest, f"{shown} … {rule}", remedy))
+    return ids[:longest], labels[:longest], uncut
