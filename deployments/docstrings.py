@@ -83,3 +83,20 @@ def _things(module: ModuleType) -> Iterator[Any]:
             yield from (
                 member for part, member in sorted(vars(thing).items()) if not part.startswith("_") and callable(member)
             )
+
+
+def summaries(packages: Sequence[str], shortest: int = 120, longest: int = 1_500) -> Iterator[dict[str, Any]]:
+    """What functions and classes do at length, and the line that sums it up. Columns text, summary and package.
+
+    Args:
+        packages: Names of installed packages.
+        shortest: Fewest characters of a text.
+        longest: Most.
+    """
+    for package, doc in docstrings(packages):
+        first, _, rest = doc.partition("\n\n")
+        heads = SECTION.search(rest)
+        told = " ".join(NOTES.sub("", rest[: heads.start()] if heads else rest).split())
+        summary = " ".join(first.split())
+        if shortest <= len(told) <= longest and 15 <= len(summary) <= 200 and not summary.startswith(".."):
+            yield {"text": told, "summary": summary, "package": package}

@@ -60,6 +60,12 @@ class TokenTable:
         return len(self.lengths)
 
     @cached_property
+    def _of_tokens(self) -> set[str]:
+        """Columns that hold one number for each token of a row."""
+        lists = {name: column for name, column in self._others.items() if isinstance(column, _Lists)}
+        return {name for name, column in lists.items() if np.array_equal(column.sizes(), self.lengths)}
+
+    @cached_property
     def text_starts(self) -> Ints:
         """First row of each text, `[texts]`."""
         from pyarrow import compute
@@ -95,7 +101,8 @@ class TokenTable:
         """`input_ids` and `attention_mask` `[batch, padded_width of these rows]`, `labels` and what else is encoded.
 
         Numbers become `[batch]`, lists of fixed length `[batch, length]`, and lists of one number for each token are
-        padded like these: with `IGNORED`, or with 0 where it is a `token_type_ids`.
+        padded like these: with `IGNORED`, or with 0 where it is a `token_type_ids`. Lists of other lengths, such as
+        what a decoder is to write, are padded to a width of their own.
         """
         rows = np.asarray(rows)
         width = min(padded_width(int(self.lengths[rows].max())), self.longest)
@@ -109,7 +116,8 @@ class TokenTable:
                 batch[name] = np.asarray(column[rows])
             elif isinstance(column, _Lists):
                 filling = FILLING.get(name, IGNORED)
-                batch[name] = column.stacked(rows) if column.width else column.padded(rows, width, filling)
+                own = width if name in self._of_tokens else padded_width(column.longest(rows))
+                batch[name] = column.stacked(rows) if column.width else column.padded(rows, own, filling)
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
 
@@ -137,6 +145,14 @@ class _Lists:
         within = index - self._starts[chunk]
         found: np.ndarray[Any, Any] = values[offsets[within] : offsets[within + 1]]
         return found
+
+    def sizes(self) -> Ints:
+        """Length of each list."""
+        return np.concatenate([np.diff(offsets) for offsets, _ in self._chunks]) if self._chunks else np.empty(0, int)
+
+    def longest(self, rows: Ints) -> int:
+        """Length of the longest list among these, at least 1."""
+        return max(1, *(len(self[int(row)]) for row in rows))
 
     def stacked(self, rows: Ints) -> np.ndarray[Any, Any]:
         """`[rows, width]`."""

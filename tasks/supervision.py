@@ -1,8 +1,8 @@
 """What of a conversation is learnt: its tokens, and for each of them the one that is wanted there, or none.
 
 Only what the assistant writes is learnt, the mark that ends its turn included: a model that never learnt to end does
-not. A conversation that is too long loses its oldest turns first, then the end of its last answer, which is counted as
-cut; never the answer alone without its question.
+not. A conversation that is too long loses its oldest turns first, then the beginning of its last question, and only then
+the end of the answer; it is counted as cut, and never is there an answer without the end of its question.
 """
 
 from __future__ import annotations
@@ -12,41 +12,48 @@ from typing import Any
 
 import numpy as np
 
-from schemas.errors import DataError, Problem, RecipeError
+from schemas.errors import Problem, RecipeError
 from tasks.families import IGNORED, Encoded
 from tasks.rules import chat
 from tasks.tokenizer import BaseTokenizer
+
+QUESTION = 4
+"""A question keeps at least this part of the room, however long its answer is."""
 
 Lesson = tuple[list[int], list[int]]
 """Token ids, and the label of each: itself where it is learnt, else `IGNORED`."""
 
 
 def encode_conversations(
-    conversations: Sequence[str], meta: Mapping[str, Any], tokenizer: BaseTokenizer, field: str
+    conversations: Sequence[chat.Conversation],
+    meta: Mapping[str, Any],
+    tokenizer: BaseTokenizer,
+    field: str,
+    **texts: Sequence[str],
 ) -> Encoded:
     """Conversations as a model learns from them, one window each.
 
     Args:
-        conversations: JSON; see `tasks.rules.chat`.
+        conversations: See `tasks.rules.chat`.
         meta: The task's, with `max_seq_length` and `chat_template`, none for the model's own.
         tokenizer: The base model's.
         field: Of the recipe, for errors.
+        texts: Column → a text for each, kept for `Family.predictions`.
 
     Raises:
         RecipeError: The chat template does not tell what the assistant wrote, or refuses a conversation.
-        DataError: Of a conversation, nothing of the last answer is left by the cut.
     """
     import pyarrow as pa
 
     template, longest = template_of(meta, tokenizer), meta["max_seq_length"]
     rows, uncut = [], []
-    for text in conversations:
-        ids, labels, length = _fitting(chat.read(text), template, tokenizer, longest, field)
+    for conversation in conversations:
+        ids, labels, length = _fitting(conversation, template, tokenizer, longest, field)
         rows.append((ids, labels))
         uncut.append(length)
     columns = {
         "labels": pa.array([labels for _, labels in rows], pa.list_(pa.int32())),
-        "conversation": pa.array(conversations, pa.string()),
+        **{name: pa.array(column, pa.string()) for name, column in texts.items()},
     }
     return Encoded([ids for ids, _ in rows], [1] * len(rows), uncut, columns)
 
@@ -96,10 +103,13 @@ def _fitting(
     except ValueError as error:
         remedy = "leave such rows out, or name another template as task.chat_template"
         raise RecipeError(Problem(field, chat.written(conversation)[:200], str(error), remedy)) from error
-    if all(label == IGNORED for label in labels[:longest]):
-        begins = next(place for place, label in enumerate(labels) if label != IGNORED)
-        rule = f"its answer begins at token {begins + 1:,}, behind the cut: nothing of it would be learnt"
-        remedy = "raise it, or set tokenize.overlong to drop"
-        shown = chat.written(conversation)[:200]
-        raise DataError(Problem("tokenize.max_seq_length", longest, f"{shown} … {rule}", remedy))
-    return ids[:longest], labels[:longest], uncut
+    start = _cut(labels, longest)
+    return ids[start : start + longest], labels[start : start + longest], uncut
+
+
+def _cut(labels: Sequence[int], longest: int) -> int:
+    """The first token that is kept: the end of the question and the whole answer, or the beginning of a long one."""
+    if len(labels) <= longest:
+        return 0
+    *_, begins = (place for place, label in enumerate(labels) if label != IGNORED and labels[place - 1] == IGNORED)
+    return min(len(labels) - longest, max(0, begins - longest // QUESTION))

@@ -76,6 +76,39 @@ def tiny_decoder(folder: Path, *, template: str | None = CHAT) -> Path:
     return folder
 
 
+def tiny_translator(folder: Path, kind: str = "t5") -> Path:
+    """A small random T5 or Marian that knows the words in lower and upper case, saved as any base model is."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import (
+        MarianConfig,
+        MarianMTModel,
+        PreTrainedTokenizerFast,
+        T5Config,
+        T5ForConditionalGeneration,
+    )
+
+    torch.manual_seed(7)
+    known = ["<pad>", "</s>", "<unk>", *WORDS, *(word.upper() for word in WORDS)]
+    vocabulary = {word: i for i, word in enumerate(known)}
+    special = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0, "vocab_size": len(known)}
+    if kind == "t5":
+        config = T5Config(d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, dropout_rate=0.0, **special)
+        T5ForConditionalGeneration(config).save_pretrained(folder)
+    else:
+        sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+        sizes |= {"encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "d_model": 64, "max_position_embeddings": 64}
+        marian = MarianConfig(dropout=0.0, forced_eos_token_id=None, init_std=0.1, **sizes, **special)
+        MarianMTModel(marian).save_pretrained(folder)
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", eos_token="</s>"
+    ).save_pretrained(folder)
+    return folder
+
+
 def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
     """Texts of 3 to 30 words and their label: which kind of word they contain."""
     draw = random.Random(seed)

@@ -130,9 +130,12 @@ class CausalLm(Generating):
 
     def encode(self, rows: pl.DataFrame, meta: Meta, tokenizer: BaseTokenizer) -> Encoded:
         """See `tasks.supervision`."""
+        from tasks.rules import chat
         from tasks.supervision import encode_conversations
 
-        return encode_conversations(rows["conversation"].to_list(), meta, tokenizer, "task.chat_template")
+        texts = rows["conversation"].to_list()
+        read = [chat.read(text) for text in texts]
+        return encode_conversations(read, meta, tokenizer, "task.chat_template", conversation=texts)
 
     def load_model(self, base: str, meta: Meta, **options: Any) -> torch.nn.Module:
         """The base model as it is."""

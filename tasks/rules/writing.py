@@ -32,11 +32,22 @@ class Answer:
     margin: float
 
 
+def request(text: str, about: Mapping[str, Any]) -> chat.Conversation:
+    """What a decoder-only model is asked to make of a text.
+
+    Args:
+        text: The text.
+        about: Its `instruction`.
+    """
+    asked = "\n\n".join(part for part in (about["instruction"], text) if part)
+    return {"messages": [{"role": "user", "content": asked}]}
+
+
 class Answerer:
     """Writes the assistant's next turn.
 
     Args:
-        model: A causal language model of transformers, in evaluation mode.
+        model: A language model of transformers, in evaluation mode.
         tokenizer: Its own, with the chat template that it learnt with.
         about: What training knew of the task: `generation`, see `generation.write`.
     """
@@ -81,6 +92,9 @@ class Answerer:
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         room = max(1, positions - chosen["max_new_tokens"]) if isinstance(positions, int) else None
         prompts = [self.prompt(conversation, room) for conversation in conversations]
+        return self._written(prompts, chosen, most_at_once)
+
+    def _written(self, prompts: Sequence[Sequence[int]], chosen: Mapping[str, Any], most_at_once: int) -> list[Answer]:
         found: dict[int, Answer] = {}
         pad = self.about["pad_token_id"]
         for place, written in write(self.model, prompts, chosen, pad=pad, stop=self.stop, most_at_once=most_at_once):
@@ -88,3 +102,32 @@ class Answerer:
             counts = len(written.ids) + written.ended, len(prompts[place])
             found[place] = Answer(text.strip(), written.ended, *counts, written.margin)
         return [found[place] for place in range(len(prompts))]
+
+
+class Rewriter(Answerer):
+    """Makes one text of another: read by the model's encoder, or asked for where it has none.
+
+    Args:
+        model: Of transformers, with an encoder or without, in evaluation mode.
+        tokenizer: Its own.
+        about: What training knew of the task: also `instruction`, `prefix` and `max_seq_length`.
+    """
+
+    def rewritten(
+        self, texts: Sequence[str], settings: Mapping[str, Any] | None = None, most_at_once: int = MOST_AT_ONCE
+    ) -> list[Answer]:
+        """What is made of each text.
+
+        Args:
+            texts: As they were learnt from.
+            settings: What is other than `about` has it.
+            most_at_once: Most of them in one batch.
+        """
+        if not self.model.config.is_encoder_decoder:
+            return self.answers([request(text, self.about) for text in texts], settings, most_at_once)
+        self.backend.enable_truncation(self.about["max_seq_length"])
+        try:
+            prompts = [self.backend.encode(self.about["prefix"] + text).ids for text in texts]
+        finally:
+            self.backend.no_truncation()
+        return self._written(prompts, {**self.about["generation"], **(settings or {})}, most_at_once)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.errors import DataError, RecipeError
+from schemas.errors import RecipeError
 from tasks.families import IGNORED
 from tasks.rules import chat
 from tasks.supervision import encode_conversations, lesson, template_of
@@ -60,25 +60,34 @@ def test_an_end_that_the_template_lacks_is_learnt_all_the_same(base):
 
 def test_a_long_conversation_loses_its_oldest_turns(base):
     meta = {"max_seq_length": 15, "chat_template": None}
-    found = encode_conversations([chat.written(TALK)], meta, base.tokenizer, "task.chat_template")
+    found = encode_conversations([TALK], meta, base.tokenizer, "task.chat_template")
     shorter, labels = lesson(CHAT, said("today", "so so poor", "it was", "all"), base.tokenizer)
     assert found.input_ids == [shorter]
     assert found.columns["labels"].to_pylist() == [labels]
     assert (list(found.uncut), list(found.pieces)) == ([22], [1])
 
 
-def test_of_a_long_answer_the_end_is_cut_and_it_is_told(base):
-    meta = {"max_seq_length": 5, "chat_template": None}
-    found = encode_conversations([chat.written(ANSWERED)], meta, base.tokenizer, "task.chat_template")
-    assert [len(ids) for ids in found.input_ids] == [5]
-    assert list(found.uncut) == [7]
-    assert [label for label in found.columns["labels"].to_pylist()[0] if label != IGNORED] == [10]
-
-
-def test_a_question_that_leaves_no_room_for_its_answer_is_refused(base):
-    meta = {"max_seq_length": 4, "chat_template": None}
-    with pytest.raises(DataError, match=r"max_seq_length = 4: .* its answer begins at token 5, behind the cut"):
-        encode_conversations([chat.written(ANSWERED)], meta, base.tokenizer, "task.chat_template")
+@pytest.mark.parametrize(
+    ("conversation", "longest", "kept"),
+    [
+        (ANSWERED, 7, "<|user|> good <|end|> <|assistant|> bad awful <|end|>"),
+        (ANSWERED, 5, "<|end|> <|assistant|> bad awful <|end|>"),
+        (ANSWERED, 4, "<|assistant|> bad awful <|end|>"),
+        (
+            said("good", "all it today was film the so very fine poor"),
+            8,
+            "<|end|> <|assistant|> all it today was film the",
+        ),
+    ],
+)
+def test_the_end_of_the_question_and_the_answer_are_kept(base, conversation, longest, kept):
+    meta = {"max_seq_length": longest, "chat_template": None}
+    found = encode_conversations([conversation], meta, base.tokenizer, "task.chat_template")
+    (ids,), (labels,) = found.input_ids, found.columns["labels"].to_pylist()
+    assert [base.tokenizer.backend.id_to_token(token) for token in ids] == kept.split()
+    answer = kept.partition("<|assistant|> ")[2].split()
+    assert [label for label in labels if label != IGNORED] == ids[-len(answer) :]
+    assert list(found.uncut) == [len(lesson(CHAT, conversation, base.tokenizer)[0])]
 
 
 def test_templates_that_do_not_tell_are_refused(base):
@@ -87,7 +96,7 @@ def test_templates_that_do_not_tell_are_refused(base):
     )
     meta = {"max_seq_length": 64, "chat_template": forgetful}
     with pytest.raises(RecipeError, match="generation"):
-        encode_conversations([chat.written(TALK)], meta, base.tokenizer, "task.chat_template")
+        encode_conversations([TALK], meta, base.tokenizer, "task.chat_template")
 
 
 def test_the_recipe_s_template_comes_before_the_model_s_and_a_plain_one_last(base, tmp_path):
