@@ -1,8 +1,8 @@
 """What of a conversation is learnt: its tokens, and for each of them the one that is wanted there, or none.
 
 Only what the assistant writes is learnt, the mark that ends its turn included: a model that never learnt to end does
-not. A conversation that is too long loses its oldest turns first, then the beginning of its last question, and only then
-the end of the answer; it is counted as cut, and never is there an answer without the end of its question.
+not. A conversation that is too long loses its oldest turns first, then the beginning of its last question, and only
+then the end of the answer; it is counted as cut, and never is there an answer without the end of its question.
 """
 
 from __future__ import annotations
