@@ -148,6 +148,8 @@ class Train(Section):
     """Share of each label that is spread evenly over all classes, so that the model stays less sure; 0.1 is usual."""
     focal_gamma: Annotated[float, Field(ge=0, le=10)] = 0.0
     """Focal loss: what the model is sure of counts less, by (1 - probability)^gamma; 2 is usual, 0 is cross-entropy."""
+    neftune_alpha: Annotated[float, Field(gt=0, le=100, title="NEFTune alpha")] | None = None
+    """Noise on the embeddings while learning (Jain et al. 2023), for models that write; 5 is usual, empty: none."""
     eval_steps: Annotated[PositiveInt | None, Field(title="Evaluate every (steps)")] = None
     """Steps between two evaluations on validation; default: half an epoch."""
     early_stopping_patience: PositiveInt | None = 4

@@ -230,6 +230,7 @@ class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
             max_steps=plan.steps,
             per_device_train_batch_size=plan.global_batch_size,
             max_grad_norm=job.train.max_grad_norm or 0.0,
+            neftune_noise_alpha=job.train.neftune_alpha,
             seed=job.train.seed,
             use_cpu=plan.device == "cpu",
             eval_strategy="no",  # `Progress` decides when to evaluate, save and stop

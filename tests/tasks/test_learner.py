@@ -130,6 +130,19 @@ def test_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(with_dro
     assert resumed["best_step"] == whole["best_step"]
 
 
+def test_noise_on_embeddings_is_the_same_after_a_resume_and_none_when_measured(parts, tmp_path):
+    spec = job_spec(*parts, neftune_alpha=5.0, eval_steps=5)
+    plan = planned(spec)
+    whole, _ = trained(spec, tmp_path / "whole", plan)
+    kill(spec, tmp_path / "cut", plan, at=8, save_steps=2)
+    resumed, _ = trained(spec, tmp_path / "cut", plan)
+    assert resumed["weights_sha256"] == whole["weights_sha256"]
+    plain, _ = trained(job_spec(*parts, eval_steps=5), tmp_path / "plain", plan)
+    assert plain["weights_sha256"] != whole["weights_sha256"]
+    histories = [json.loads((tmp_path / name / "out" / "history.json").read_text()) for name in ("whole", "cut")]
+    assert histories[0] == histories[1]  # validation among them: measured with noise it would differ
+
+
 @pytest.fixture
 def asked_to_stop():
     yield stopping.asked
