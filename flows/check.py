@@ -12,19 +12,24 @@ from flows.power import show_power
 from flows.terminal import Display, StageLines
 from schemas.loading import load_recipe
 from schemas.records import Artifact, Plan
+from tasks.base_model import base_model
 from tasks.child import children
 from tasks.clean import clean
 from tasks.collect import collect
 from tasks.context import Context
+from tasks.evaluate import read_meta
 from tasks.home import Home
 from tasks.onnx_job import require
 from tasks.split import split
 from tasks.tokenize import tokenize
+from tasks.tokenizer import Base
 from tasks.tracking import prepare
 from tasks.train import plan_artifact, rehearsal
 
 EXAMPLES = 2
 """Quarantined rows shown for each reason."""
+EXAMPLE_CHARS = 2_000
+"""Of a row as the model reads it."""
 
 
 def check(path: Path, overrides: Sequence[str], *, power: bool, as_json: bool) -> int:
@@ -68,7 +73,24 @@ def check(path: Path, overrides: Sequence[str], *, power: bool, as_json: bool) -
         print(json.dumps(found))
     else:
         _print(shown, found, _examples(context, cleaned))
+        _print_example(shown, context, sides)
     return 0
+
+
+def _print_example(display: Display, context: Context, sides: Artifact) -> None:
+    """The first training row as the model reads it, where that is more than its text."""
+    import polars as pl
+
+    folder = context.path(sides)
+    row = pl.read_parquet(folder / "train.parquet", n_rows=1, glob=False).row(0, named=True)
+    model = context.recipe.model
+    base = Base(base_model(model, context.home)[0], trust_remote_code=model.trust_remote_code)
+    example = context.family.example(row, read_meta(folder), base.tokenizer)
+    if example is None:
+        return
+    display.say("  the first training row as the model reads it; what it learns to write between « and »")
+    for line in example[:EXAMPLE_CHARS].splitlines():
+        display.say(f"      {line}")
 
 
 def _examples(context: Context, cleaned: Artifact) -> dict[str, list[str]]:

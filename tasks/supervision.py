@@ -63,6 +63,14 @@ def template_of(meta: Mapping[str, Any], tokenizer: BaseTokenizer) -> str:
     return meta.get("chat_template") or tokenizer.chat_template or chat.PLAIN
 
 
+def marked(conversation: chat.Conversation, meta: Mapping[str, Any], tokenizer: BaseTokenizer) -> str:
+    """The conversation as the model reads it, what is learnt between « and »."""
+    text, spans = chat.learnt(template_of(meta, tokenizer), conversation, tokenizer.special)
+    for start, end in reversed(spans):
+        text = f"{text[:start]}«{text[start:end]}»{text[end:]}"
+    return text
+
+
 def lesson(template: str, conversation: chat.Conversation, tokenizer: BaseTokenizer) -> Lesson:
     """Tokens and labels of a whole conversation.
 

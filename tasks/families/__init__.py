@@ -152,6 +152,10 @@ class Family(Protocol):
         """
         ...
 
+    def example(self, row: Mapping[str, Any], meta: Meta, tokenizer: BaseTokenizer) -> str | None:
+        """A clean row as the model reads it, what is learnt between « and »; none where that shows nothing new."""
+        ...
+
     def load_model(self, base: str, meta: Meta, **options: Any) -> torch.nn.Module:
         """The pretrained model with this task's head, weights in float32; `options` go to `from_pretrained`."""
         ...

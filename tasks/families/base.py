@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tasks.bootstrap import Floats
     from tasks.labels import Labelled
     from tasks.rules.repair import Step, TextRules
+    from tasks.tokenizer import BaseTokenizer
 
 
 class Base:
@@ -81,6 +82,11 @@ class Base:
         return [
             name for name, module in model.named_children() if name != body and any(True for _ in module.parameters())
         ]
+
+    def example(self, row: Mapping[str, Any], meta: Meta, tokenizer: BaseTokenizer) -> str | None:
+        """None: it reads the text."""
+        del row, meta, tokenizer
+        return None
 
     def finish(self, model: Any, tokenizer: Any, meta: Meta) -> None:
         """Nothing."""

@@ -137,6 +137,13 @@ class CausalLm(Generating):
         read = [chat.read(text) for text in texts]
         return encode_conversations(read, meta, tokenizer, "task.chat_template", conversation=texts)
 
+    def example(self, row: Mapping[str, Any], meta: Meta, tokenizer: BaseTokenizer) -> str | None:
+        """As the chat template has it."""
+        from tasks.rules import chat
+        from tasks.supervision import marked
+
+        return marked(chat.read(row["conversation"]), meta, tokenizer)
+
     def load_model(self, base: str, meta: Meta, **options: Any) -> torch.nn.Module:
         """The base model as it is."""
         from tasks import causal_model

@@ -90,6 +90,15 @@ class Rewriting(Generating):
         }
         return Encoded(read.input_ids, read.pieces, read.uncut, columns)
 
+    def example(self, row: Mapping[str, Any], meta: Meta, tokenizer: BaseTokenizer) -> str | None:
+        """The text, and what is to be made of it."""
+        from tasks.rules.writing import request
+        from tasks.supervision import marked
+
+        if tokenizer.encoder_decoder:
+            return f"{meta['prefix']}{row['text']} «{row['target']}»"
+        return marked(_answered(request(row["text"], meta), row["target"]), meta, tokenizer)
+
     def load_model(self, base: str, meta: Meta, **options: Any) -> torch.nn.Module:
         """The base model as it is."""
         from tasks import causal_model, seq2seq_model

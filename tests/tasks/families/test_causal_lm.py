@@ -90,6 +90,12 @@ def test_messages_are_put_right_one_by_one_and_what_teaches_nothing_is_set_aside
     assert quarantine["reason"].to_list() == ["not_a_conversation", "no_answer", "unknown_role"]
 
 
+def test_what_is_learnt_is_shown(base):
+    row = {"conversation": said("good film", "bad")}
+    shown = FAMILY.example(row, META, Base(base).tokenizer)
+    assert shown == "<|user|> good film <|end|>\n<|assistant|> «bad <|end|>»\n"
+
+
 # Learning.
 
 

@@ -50,6 +50,13 @@ def case(request, tmp_path_factory):
     return request.param, base, folder
 
 
+def test_what_is_learnt_is_shown(case):
+    kind, base, _ = case
+    shown = FAMILY.example({"text": "good film", "target": "GOOD"}, META, Base(base).tokenizer)
+    asked = "<|user|> Translate from English to Capitals.\n\ngood film <|end|>\n<|assistant|> «GOOD <|end|>»\n"
+    assert shown == (asked if kind == "decoder" else "good film «GOOD»")
+
+
 def test_what_is_wanted_ends_and_what_is_read_is_not_learnt(case):
     kind, _, folder = case
     table = TokenTable(folder / "test.arrow", 0)
