@@ -314,7 +314,7 @@ def measure(
         calibration_told=tuple(family.calibration_told(calibration, abstention)),
         abstention=abstention,
         speed=speed,
-        sections=tuple(family.report_sections(predictions, meta)),
+        sections=tuple(family.report_sections(predictions, baselines, meta)),
     )
 
 

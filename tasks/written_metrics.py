@@ -114,9 +114,9 @@ def rouge_l(written: str, wanted: str) -> float:
     return 2 * _longest_common(ours, true) / (len(ours) + len(true))
 
 
-def chrf_rows(found: Floats) -> Floats:
-    """Of each row its chrF, `[rows]`."""
-    return chrf_of(found[:, BLEU_NUMBERS : BLEU_NUMBERS + CHRF_NUMBERS])
+def row_values(found: Floats) -> dict[str, Floats]:
+    """`rouge_l` and `chrf` of each row, `[rows]`, out of `numbers`."""
+    return {"rouge_l": found[:, -4], "chrf": chrf_of(found[:, BLEU_NUMBERS : BLEU_NUMBERS + CHRF_NUMBERS])}
 
 
 def signatures(tokenize: str) -> list[str]:

@@ -278,8 +278,16 @@ class Family(Protocol):
         """
         ...
 
-    def report_sections(self, predictions: pl.DataFrame, meta: Meta) -> list[str]:
-        """Markdown that only this task's report has, after what `tasks.evaluation_report` says of every one."""
+    def report_sections(
+        self, predictions: pl.DataFrame, baselines: Mapping[str, pl.DataFrame], meta: Meta
+    ) -> list[str]:
+        """Markdown that only this task's report has, after what `tasks.evaluation_report` says of every one.
+
+        Args:
+            predictions: Of the test rows.
+            baselines: Baseline → its predictions of the same rows.
+            meta: The task's.
+        """
         ...
 
     def disagreements(

@@ -182,9 +182,11 @@ class Base:
         del calibration, abstention
         return []
 
-    def report_sections(self, predictions: pl.DataFrame, meta: Meta) -> list[str]:
+    def report_sections(
+        self, predictions: pl.DataFrame, baselines: Mapping[str, pl.DataFrame], meta: Meta
+    ) -> list[str]:
         """None."""
-        del predictions, meta
+        del predictions, baselines, meta
         return []
 
     def baselines(self, split: Path, meta: Meta, metric: str, out: Path) -> dict[str, dict[str, Any]]:

@@ -37,7 +37,7 @@ GENERATION = ("max_new_tokens", "num_beams", "length_penalty", "no_repeat_ngram_
 class GeneratingTask(TaskSection):
     """How a model writes, and how what it writes is measured."""
 
-    metrics: ClassVar[tuple[str, ...]] = ("chrf", "rouge_l", "bleu", "exact_match", "likelihood")
+    metrics: ClassVar[tuple[str, ...]] = ("rouge_l", "chrf", "bleu", "exact_match", "likelihood")
     measures: ClassVar[tuple[str, ...]] = ("loss", "perplexity")
     learns_by: ClassVar[str | None] = "likelihood"
     max_new_tokens: PositiveInt = 128
@@ -73,7 +73,8 @@ class Generating(Base):
 
     checked_rows = 8
     writes = True
-    row_score = "chrF"
+    row_score = "mean ROUGE-L"
+    section: type[GeneratingTask]
 
     def head_modules(self, model: torch.nn.Module) -> list[str]:
         """None: nothing is newly made, and the output layer is the base model's."""
@@ -164,12 +165,13 @@ class Generating(Base):
         return {name: float(value) for name, value in written_metrics.likelihoods(*sums).items()}
 
     def row_scores(self, predictions: pl.DataFrame, meta: Meta) -> pl.Series:
-        """ChrF of each row."""
+        """ROUGE-L of each row, or chrF, whichever decides by default."""
         import polars as pl
 
         from tasks import written_metrics
 
-        return pl.Series("score", written_metrics.chrf_rows(self.numbers(predictions, meta)), dtype=pl.Float64)
+        values = written_metrics.row_values(self.numbers(predictions, meta))[self.section.metrics[0]]
+        return pl.Series("score", values, dtype=pl.Float64)
 
     def difference(self, was: Mapping[str, Any], now: Mapping[str, Any], meta: Meta) -> str | None:
         """Another text, where no choice was so near that another order of summing decides it."""
@@ -189,26 +191,32 @@ class Generating(Base):
         """The true text of clean rows."""
         raise NotImplementedError
 
-    def report_sections(self, predictions: pl.DataFrame, meta: Meta) -> list[str]:
-        """How BLEU and chrF are counted, how many answers were broken off, and some rows side by side."""
+    def report_sections(
+        self, predictions: pl.DataFrame, baselines: Mapping[str, pl.DataFrame], meta: Meta
+    ) -> list[str]:
+        """Some rows side by side, the base model's among them, how many were broken off, how BLEU and chrF count."""
         from tasks import written_metrics
-        from tasks.markdown import plain, shortened, table
+        from tasks.markdown import plain, shortened
 
-        step = max(1, predictions.height // SHOWN)
-        rows = [
-            tuple(plain(shortened(row[name], SHOWN_CHARS)) for name in ("truth", "prediction"))
-            for row in predictions.gather_every(step).head(SHOWN).iter_rows(named=True)
+        shown = predictions.gather_every(max(1, predictions.height // SHOWN)).head(SHOWN)
+        columns = {"wanted": shown["truth"], "written": shown["prediction"]}
+        for name, rows in baselines.items():
+            columns[name] = shown.select("id").join(rows, on="id", how="left", maintain_order="left")["prediction"]
+        texts = [
+            "\n".join(f"- {name}: {plain(shortened(text or '', SHOWN_CHARS))}" for name, text in row.items())
+            for row in _side_by_side(columns)
         ]
-        broken = int((~predictions["ended"]).sum())
-        most = meta["generation"]["max_new_tokens"]
-        told = f"{broken:,} of {predictions.height:,} texts were broken off at {most} tokens."
-        return [
-            "## Texts",
-            told if "ended" in predictions.columns else "",
-            table(("wanted", "written"), rows),
-            "Counted by sacreBLEU: "
-            + ", ".join(f"`{each}`" for each in written_metrics.signatures(meta["bleu_tokenize"])),
-        ]
+        counted = ", ".join(f"`{each}`" for each in written_metrics.signatures(meta["bleu_tokenize"]))
+        told = f"Counted by sacreBLEU: {counted}."
+        if "ended" in predictions.columns:
+            broken, most = int((~predictions["ended"]).sum()), meta["generation"]["max_new_tokens"]
+            told = f"{broken:,} of {predictions.height:,} texts were broken off at {most} tokens. {told}"
+        return ["## Texts", told, *(f"{place}.\n\n{text}" for place, text in enumerate(texts, 1))]
+
+
+def _side_by_side(columns: Mapping[str, pl.Series]) -> list[dict[str, str | None]]:
+    """Rows of columns of equal length."""
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _texts(values: Sequence[str]) -> pl.Series:

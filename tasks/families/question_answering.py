@@ -302,10 +302,13 @@ class QuestionAnswering(Base):
             f"{calibration['before']:.4f} to {calibration['after']:.4f}."
         ]
 
-    def report_sections(self, predictions: pl.DataFrame, meta: Meta) -> list[str]:
+    def report_sections(
+        self, predictions: pl.DataFrame, baselines: Mapping[str, pl.DataFrame], meta: Meta
+    ) -> list[str]:
         """How the questions were answered."""
         from tasks.markdown import table
 
+        del baselines
         rows = self.numbers(predictions, meta)
         scores, same, has = rows[:, 1], rows[:, 2] == 1, rows[:, 3] == 1
         said = (predictions["prediction"] != "").to_numpy()

@@ -7,7 +7,7 @@ References:
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from tasks.families.rewriting import Rewriting, RewritingTask
 
@@ -21,7 +21,6 @@ SENTENCE = re.compile(r".*?(?:[.!?](?=\s|$)|[\u3002\uff01\uff1f])", re.DOTALL)
 class SummarizationTask(RewritingTask):
     """A text is told in fewer words."""
 
-    metrics: ClassVar[tuple[str, ...]] = ("rouge_l", "chrf", "bleu", "exact_match", "likelihood")
     family: Literal["summarization"] = "summarization"
     instruction: str = "Summarize in one sentence."
 

@@ -270,10 +270,13 @@ class TextClassification(Base):
 
         return classification_report.calibration_told(calibration, abstention)
 
-    def report_sections(self, predictions: pl.DataFrame, meta: Meta) -> list[str]:
+    def report_sections(
+        self, predictions: pl.DataFrame, baselines: Mapping[str, pl.DataFrame], meta: Meta
+    ) -> list[str]:
         """What was taken for what."""
         from tasks import classification_report
 
+        del baselines
         return classification_report.confusion_section(predictions, meta["labels"])
 
     def difference(self, was: Mapping[str, Any], now: Mapping[str, Any], meta: Meta) -> str | None:

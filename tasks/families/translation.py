@@ -39,6 +39,7 @@ class Translation(Rewriting):
     """See `tasks.families.Family`."""
 
     section = TranslationTask
+    row_score = "mean chrF"
 
     def guesses(self, rows: pl.DataFrame) -> dict[str, list[str]]:
         """The text as it is."""

@@ -133,9 +133,9 @@ def test_an_untaught_model_answers_and_is_measured(base, table, tmp_path):
     assert 0 <= scores["chrf"] <= 1
     untold = found.with_columns(prediction=pl.lit(None, pl.String))
     assert set(FAMILY.score(untold, META)) == {"likelihood", "loss", "perplexity"}
-    report = "\n".join(FAMILY.report_sections(found, META))
+    report = "\n".join(FAMILY.report_sections(found, {"base": found}, META))
     assert "texts were broken off at 6 tokens" in report
-    assert "| wanted | written |" in report
+    assert f"1.\n\n- wanted: bad\n- written: {found['prediction'][0]}\n- base: {found['prediction'][0]}" in report
 
 
 def test_what_is_served_otherwise_is_told_unless_two_tokens_were_all_but_equal():
@@ -166,7 +166,7 @@ def recipe(**sections: Any) -> Any:
         ({"task": {"family": "causal-lm", "prompt_column": "q"}}, "belong together"),
         ({"task": {"family": "causal-lm", "input_column": "q"}}, "input_column and system_column go with"),
         ({"train": {"label_smoothing": 0.1}}, "train.label_smoothing is 0.1"),
-        ({"evaluate": {"metric": "f1"}}, "evaluate.metric is 'f1': causal-lm has chrf, rouge_l, bleu"),
+        ({"evaluate": {"metric": "f1"}}, "evaluate.metric is 'f1': causal-lm has rouge_l, chrf, bleu"),
     ],
 )
 def test_what_does_not_fit_is_refused(sections, told):
@@ -176,4 +176,4 @@ def test_what_does_not_fit_is_refused(sections, told):
 
 def test_the_best_checkpoint_is_picked_by_likelihood():
     asked = recipe()
-    assert (asked.metric, asked.learns_by) == ("chrf", "likelihood")
+    assert (asked.metric, asked.learns_by) == ("rouge_l", "likelihood")
