@@ -36,7 +36,8 @@ class WordCache:
         self._words: dict[str, list[int]] = {}
         around = backend.encode("").ids
         alone = (backend.encode(word).ids for word in sorted(backend.get_vocab()))
-        example = next(ids for ids in alone if len(ids) == len(around) + 1)
+        # A word that is one of the special tokens itself would not show where it stands among them.
+        example = next(ids for ids in alone if len(ids) == len(around) + 1 and not set(ids) <= set(around))
         place = next((i for i, token in enumerate(around) if example[i] != token), len(around))
         self._before, self._after = around[:place], around[place:]
 

@@ -23,6 +23,7 @@ class SummarizationTask(RewritingTask):
 
     family: Literal["summarization"] = "summarization"
     instruction: str = "Summarize in one sentence."
+    """What a decoder-only model is asked, above the text."""
 
 
 class Summarization(Rewriting):

@@ -291,7 +291,7 @@ def test_a_copy_answers_under_its_own_name_in_a_fresh_process_or_it_is_a_fault(
 ) -> None:
     copy = rollout.copied(home, rollout.step_to(three, "tiny", "staging"), shouting, "promote")
     pl.DataFrame({"id": ["a", "b"], "text": ["good", "bad"]}).write_parquet(tmp_path / "test.parquet")
-    family = SimpleNamespace(text_columns=("text",), serving_libraries=())
+    family = SimpleNamespace(asked_columns=("text",), serving_libraries=())
     context = SimpleNamespace(home=home, family=family, path=lambda sides: tmp_path)
     rollout.prove(context, copy, None)
     serve(home, copy)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from tasks import tokenizer, word_cache
 from tasks.word_cache import WordCache, splits_at_spaces
@@ -52,3 +52,16 @@ def test_tokenizers_that_keep_the_space_are_asked_for_whole_texts():
     with_phrase.add_tokens(["a a"])
     assert not splits_at_spaces(with_phrase)
     assert tokenizer.BaseTokenizer(with_phrase, 0, "right").ids(["a a"]) == [[2]]
+
+
+@pytest.mark.parametrize("around", ["$A </s>", "<s> $A", "<s> $A </s>", "</s> <s> $A </s>"])
+def test_special_tokens_stand_where_the_tokenizer_puts_them(around):
+    """They are words of the vocabulary, too, and the first ones of it."""
+    vocabulary = {word: place for place, word in enumerate(["</s>", "<s>", "a", "b", "<unk>"])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = [(token, vocabulary[token]) for token in ("</s>", "<s>")]
+    backend.post_processor = processors.TemplateProcessing(single=around, special_tokens=special)
+    texts = ["a b", "", "b c", "a </s> b"]
+    assert splits_at_spaces(backend)
+    assert WordCache(backend).ids(texts) == [encoding.ids for encoding in backend.encode_batch(texts)]
