@@ -27,7 +27,7 @@ clean: {collapse_whitespace: false, min_chars: 1, max_quarantined: 0.5}
 split: {kind: hash, near_duplicates: {search: false}}
 tokenize: {max_seq_length: 32}
 model: {base: ./base}
-train: {max_steps: 60, learning_rate: 5e-3, global_batch_size: 32, method: {kind: lora, r: 4}}
+train: {max_steps: 120, learning_rate: 5e-3, global_batch_size: 32}
 evaluate: {bootstrap_resamples: 500}
 registry: {promote: auto}
 """
@@ -58,7 +58,6 @@ def test_conversations_become_a_model_that_answers_over_http(hone: Hone, tmp_pat
     metrics, base = done.result["metrics"], done.result["baselines"]["base"]
     assert metrics["likelihood"] > 3 * base["likelihood"]
     assert metrics["chrf"] > base["chrf"]
-    assert done.result["train"]["merge_difference"] < 1e-3
     version = done.result["model"]
     assert version["aliases"] == ["champion"]
 
