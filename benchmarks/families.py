@@ -79,11 +79,17 @@ def page(lines: list[dict[str, Any]]) -> str:
     def shown(found: dict[str, float]) -> str:
         return f"{found['value']:.4f} ({found['low']:.4f} to {found['high']:.4f})"
 
+    def minutes(line: dict[str, Any]) -> str:
+        whole = line["minutes"] >= line["train_minutes"]
+        return (
+            f"{line['train_minutes']} of {line['minutes']}" if whole else f"{line['train_minutes']}, by an earlier run"
+        )
+
     rows = [
         f"| {line['recipe']} | {line['rows']['train']:,} / {line['rows']['test']:,} | {line['metric']} | "
         f"{shown(line['untrained'])} | **{shown(line['trained'])}** | "
         f"{'<br>'.join(f'{name} {shown(found)}' for name, found in line['baselines'].items())} | "
-        f"{line['decision']} | {line['train_minutes']} of {line['minutes']} |"
+        f"{line['decision']} | {minutes(line)} |"
         for line in lines
     ]
     loads = ", ".join(f"{line['recipe']} {line['load']}" for line in lines)
