@@ -53,10 +53,11 @@ FROM_TRAINING = (
 )  # fmt: skip
 
 INTRODUCTION = (
-    "`benchmarks/methods.py`: the same rows and steps under every method, at the learning rates named below each table; "
-    "the one that validation liked best is shown. Metrics with their 95 % intervals. Processor time is that of the whole "
-    "stage, loading and merging included; the checkpoint is that of half-way, optimiser and all; merging is the largest "
-    "difference of an output of the merged model, reloaded, from the unmerged one's."
+    "`benchmarks/methods.py`: the same rows and steps under every method, at the learning rates named below "
+    "each table; the one that validation liked best is shown. Metrics with their 95 % intervals. Processor "
+    "time is that of the whole stage, loading and merging included; the checkpoint is that of half-way, "
+    "optimiser and all; merging is the largest difference of an output of the merged model, reloaded, from the "
+    "unmerged one's."
 )
 
 
