@@ -32,7 +32,7 @@ SHORT = ("train.max_steps=60", "train.eval_steps=30", "evaluate.bootstrap_resamp
 RUNS: dict[str, tuple[str, ...]] = {
     "sentiment.yaml": ("registry.onnx=true",),
     "polarity.yaml": ("collect.source.arguments.every=10",),
-    "arguments.yaml": ("collect.source.arguments.packages=[pandas]",),
+    "arguments.yaml": (),
     "parameters.yaml": ("collect.source.arguments.libraries=[pandas]"),
     "code-names.yaml": ("collect.source.arguments.libraries=[pandas]",),
 }
