@@ -33,7 +33,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "sentiment.yaml": ("registry.onnx=true",),
     "polarity.yaml": ("collect.source.arguments.every=10",),
     "arguments.yaml": (),
-    "parameters.yaml": ("collect.source.arguments.libraries=[pandas]",),
+    "parameters.yaml": ("collect.source.arguments.libraries=[numpy, pandas]",),
     "code-names.yaml": ("collect.source.arguments.libraries=[pandas]",),
 }
 """Shipped recipe, one of each family → what is set otherwise: fewer rows, as it is cut short anyway."""
