@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tasks.batches import TokenTable
     from tasks.predict import Windows
     from tasks.rules.repair import TextRules
+    from tasks.rules.writing import Answer
     from tasks.tokenizer import BaseTokenizer
 
 MESSAGES = "messages"
@@ -150,13 +151,6 @@ class CausalLm(Generating):
 
         return causal_model.load(base, meta, **options)
 
-    def finish(self, model: Any, tokenizer: Any, meta: Meta) -> None:
-        """The chat template that was learnt with goes with the tokenizer."""
-        from tasks.rules import chat
-
-        del model
-        tokenizer.chat_template = meta.get("chat_template") or tokenizer.chat_template or chat.PLAIN
-
     def token_losses(
         self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -175,22 +169,13 @@ class CausalLm(Generating):
 
         return pl.Series("truth", [_answer(text) for text in rows["conversation"]], dtype=pl.String)
 
-    def written(self, model: torch.nn.Module, folder: Path, table: TokenTable, meta: Meta) -> dict[str, list[Any]]:
+    def answers(self, model: Any, tokenizer: Any, table: TokenTable, meta: Meta) -> list[Answer]:
         """Answers to all but the last turn of each conversation."""
-        from transformers import AutoTokenizer
-
         from tasks.rules import chat
         from tasks.rules.writing import Answerer
 
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.finish(model, tokenizer, meta)
         texts = table.columns_of(slice(0, len(table)))["conversation"]
-        answers = Answerer(model, tokenizer, meta).answers([chat.asked(chat.read(text)) for text in texts])
-        return {
-            "prediction": [answer.text for answer in answers],
-            "ended": [answer.ended for answer in answers],
-            "margin": [answer.margin for answer in answers],
-        }
+        return Answerer(model, tokenizer, meta).answers([chat.asked(chat.read(text)) for text in texts])
 
 
 def _answer(text: str) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tasks.batches import TokenTable
     from tasks.bootstrap import Floats
     from tasks.predict import Windows
+    from tasks.rules.writing import Answer
 
 UNSURE = 1e-3
 """Distance of two logits within which another order of summing may choose the other token."""
@@ -128,9 +129,29 @@ class Generating(Base):
             "tokens": found[:, 1].astype(int).tolist(),
         }
 
+    def finish(self, model: Any, tokenizer: Any, meta: Meta) -> None:
+        """The chat template that was learnt with goes with the tokenizer of a model without an encoder."""
+        from tasks.rules import chat
+
+        if not model.config.is_encoder_decoder:
+            tokenizer.chat_template = meta.get("chat_template") or tokenizer.chat_template or chat.PLAIN
+
+    def answers(self, model: Any, tokenizer: Any, table: TokenTable, meta: Meta) -> list[Answer]:
+        """What the model writes to every row, in order."""
+        raise NotImplementedError
+
     def written(self, model: torch.nn.Module, folder: Path, table: TokenTable, meta: Meta) -> dict[str, list[Any]]:
         """What the model writes to every row: `prediction`, whether it `ended`, and the `margin` of its choices."""
-        raise NotImplementedError
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.finish(model, tokenizer, meta)
+        answers = self.answers(model, tokenizer, table, meta)
+        return {
+            "prediction": [answer.text for answer in answers],
+            "ended": [answer.ended for answer in answers],
+            "margin": [answer.margin for answer in answers],
+        }
 
     def numbers(self, predictions: pl.DataFrame, meta: Meta) -> Floats:
         """See `tasks.written_metrics.numbers`."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tasks.batches import TokenTable
     from tasks.predict import Windows
     from tasks.rules.repair import Step
+    from tasks.rules.writing import Answer
     from tasks.tokenizer import BaseTokenizer
 
 
@@ -106,13 +107,6 @@ class Rewriting(Generating):
         load = seq2seq_model.load if _has_encoder(base, **options) else causal_model.load
         return load(base, meta, **options)
 
-    def finish(self, model: Any, tokenizer: Any, meta: Meta) -> None:
-        """The chat template that was learnt with goes with the tokenizer of a decoder-only model."""
-        from tasks.rules import chat
-
-        if not model.config.is_encoder_decoder:
-            tokenizer.chat_template = meta.get("chat_template") or tokenizer.chat_template or chat.PLAIN
-
     def token_losses(
         self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -131,21 +125,11 @@ class Rewriting(Generating):
         """The targets."""
         return rows["target"].rename("truth")
 
-    def written(self, model: torch.nn.Module, folder: Path, table: TokenTable, meta: Meta) -> dict[str, list[Any]]:
+    def answers(self, model: Any, tokenizer: Any, table: TokenTable, meta: Meta) -> list[Answer]:
         """What the model makes of each text."""
-        from transformers import AutoTokenizer
-
         from tasks.rules.writing import Rewriter
 
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.finish(model, tokenizer, meta)
-        texts = table.columns_of(slice(0, len(table)))["text"]
-        answers = Rewriter(model, tokenizer, meta).rewritten(texts)
-        return {
-            "prediction": [answer.text for answer in answers],
-            "ended": [answer.ended for answer in answers],
-            "margin": [answer.margin for answer in answers],
-        }
+        return Rewriter(model, tokenizer, meta).rewritten(table.columns_of(slice(0, len(table)))["text"])
 
     def guesses(self, rows: pl.DataFrame) -> dict[str, list[str]]:
         """Name of a trivial model → what it makes of each text."""
