@@ -18,12 +18,12 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="process groups 
 LEADER = """
 import pathlib, signal, subprocess, sys, time
 member = subprocess.Popen([sys.executable, "-I", "-S", "-c", "import time; time.sleep(60)"])
-print(member.pid, flush=True)
 def end(*_):
     pathlib.Path(sys.argv[1]).write_text(str(time.time()))
     member.terminate()
     sys.exit(0)
 signal.signal(signal.SIGTERM, signal.SIG_IGN if sys.argv[2] == "deaf" else end)
+print(member.pid, flush=True)  # Not before it heeds: what is sent earlier would end it alone.
 time.sleep(60)
 """
 
