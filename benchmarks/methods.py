@@ -81,6 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.methods", description=__doc__.split("\n")[0])
     parser.add_argument("--recipes", type=Path, nargs="+", default=RECIPES, help="one recipe for each family")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS[:-1], help="qlora needs a GPU")
+    parser.add_argument(
+        "--factors", type=float, nargs="+", default=FACTORS, help="learning rates, as shares of the method's own"
+    )
     parser.add_argument("--steps", type=int, default=STEPS, help="optimiser steps of every case")
     parser.add_argument("--home", type=Path, default=Path(tempfile.gettempdir()) / "hone-methods")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -93,14 +96,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if not asked.report:
         for file in asked.recipes:
-            run_cases(file, list(cases(file.name, asked.methods, asked.steps)), asked.home, asked.results)
+            run_cases(
+                file, list(cases(file.name, asked.methods, asked.factors, asked.steps)), asked.home, asked.results
+            )
     asked.results.with_suffix(".md").write_text(report(recorded(asked.results)), encoding="utf-8")
     return 0
 
 
-def cases(recipe: str, methods: Sequence[str], steps: int) -> Iterator[Case]:
+def cases(recipe: str, methods: Sequence[str], factors: Sequence[float], steps: int) -> Iterator[Case]:
     """Every method at every learning rate."""
-    for factor in FACTORS:
+    for factor in factors:
         for method in methods:
             rate = float(f"{LEARNING_RATES.get(method, FULL_RATE) * factor:.2g}")
             yield Case(recipe, method, rate, steps)
