@@ -136,6 +136,10 @@ class Train(Section):
     """Examples per optimiser step, over all devices."""
     micro_batch_tokens: Annotated[int, Field(ge=64)] | None = None
     """Most tokens, padding counted, in one forward pass; default: chosen for the machine. Changes memory alone."""
+    packing: bool | None = None
+    """Rows of models that write follow each other without padding, each attending to itself; default: where it pays."""
+    activation_checkpointing: bool | None = None
+    """Activations are made anew for the backward pass: less memory, a third more time; default: where memory asks."""
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
     """Share of a weight, times the learning rate, by which each step shrinks it; biases and norms have none."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
@@ -393,6 +397,8 @@ class Recipe(Section):
         idle = [f"train.{name} is {value!r}" for name, value in asked.items() if value not in ABOUT_CLASSES[name]]
         if idle:
             raise ValueError(f"{', '.join(idle)}: {self.task.family} has no classes that it could be for")
+        if self.train.packing and "packing" not in self.task.heeds:
+            raise ValueError(f"train.packing is for models that write, and {self.task.family} has none: leave it out")
         return self
 
     @model_validator(mode="after")

@@ -74,7 +74,10 @@ class Plan(Record):
     """What training will do on this machine, decided before step one and then frozen.
 
     Attributes:
+        attention: `packed`: rows follow each other in one sequence, and each attends to itself.
         micro_batch_tokens: Most tokens, padding counted, in one forward pass.
+        activation_checkpointing: Activations of each layer are made anew for the backward pass.
+        memory_bytes: What training is thought to need; 0 where that was not counted.
         threads: Threads of one operation.
         class_weights: Loss weight per label, or none.
         label_smoothing, focal_gamma: Of the loss, as in the recipe.
@@ -83,7 +86,7 @@ class Plan(Record):
 
     device: Literal["cpu", "cuda", "mps"]
     precision: Literal["bf16", "fp32"]
-    attention: Literal["eager", "sdpa"]
+    attention: Literal["eager", "sdpa", "packed"]
     threads: int
     global_batch_size: int
     micro_batch_tokens: int
@@ -96,7 +99,14 @@ class Plan(Record):
     class_weights: tuple[float, ...] | None
     label_smoothing: float
     focal_gamma: float
+    activation_checkpointing: bool = False
+    memory_bytes: int = 0
     reasons: dict[str, str]
+
+    @property
+    def packs(self) -> bool:
+        """Whether rows follow each other in one sequence."""
+        return self.attention == "packed"
 
     def halved(self) -> Plan | None:
         """The plan with half the micro-batch, or none when it is as small as it gets; the step stays."""

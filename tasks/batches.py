@@ -197,7 +197,14 @@ def padded_width(longest: int) -> int:
     return -(-longest // grid) * grid
 
 
-def micro_batches(rows: Ints, lengths: Ints, budget: int) -> list[Ints]:
+def shape_of(lengths: Ints, *, packed: bool = False) -> tuple[int, int]:
+    """Rows and width that a model is given for rows of these lengths; packed, they are one."""
+    if packed:
+        return 1, padded_width(int(lengths.sum()))
+    return len(lengths), padded_width(int(lengths.max()))
+
+
+def micro_batches(rows: Ints, lengths: Ints, budget: int, *, packed: bool = False) -> list[Ints]:
     """Cut rows into micro-batches of at most `budget` tokens, padding counted; a row longer than that goes alone.
 
     A few cuts are of about equal size: a small rest would be one more shape.
@@ -206,8 +213,11 @@ def micro_batches(rows: Ints, lengths: Ints, budget: int) -> list[Ints]:
         rows: Row numbers.
         lengths: Length of every row of the table.
         budget: Most tokens of rows times longest row.
+        packed: Rows follow each other in one sequence, so that there is no padding between them.
     """
     ordered = rows[np.argsort(lengths[rows], kind="stable")[::-1]]
+    if packed:
+        return _packed_cuts(ordered, lengths, budget)
     cuts, start = [], 0
     while start < len(ordered):
         most = max(1, budget // max(1, padded_width(int(lengths[ordered[start]]))))
@@ -217,6 +227,19 @@ def micro_batches(rows: Ints, lengths: Ints, budget: int) -> list[Ints]:
         cuts.append(ordered[start : start + size])
         start += size
     return cuts
+
+
+def _packed_cuts(ordered: Ints, lengths: Ints, budget: int) -> list[Ints]:
+    """Cuts of about equally many tokens, as few as fit."""
+    ends = np.cumsum(lengths[ordered])
+    pieces = max(1, math.ceil(int(ends[-1]) / budget))
+    while pieces < len(ordered):
+        marks = ends[-1] * np.arange(1, pieces) / pieces
+        cuts = [cut for cut in np.split(ordered, np.searchsorted(ends, marks)) if len(cut)]
+        if all(len(cut) == 1 or int(lengths[cut].sum()) <= budget for cut in cuts):
+            return cuts
+        pieces += 1
+    return np.split(ordered, len(ordered))
 
 
 class EpochBatches:

@@ -110,10 +110,16 @@ def with_parameters(model: nn.Module, modules: Iterable[str]) -> list[str]:
     ]
 
 
+def bare(model: nn.Module) -> nn.Module:
+    """The model that peft has wrapped, adapters and all; the model itself where it has not."""
+    inner: nn.Module = model.get_base_model() if isinstance(model, PeftModel) else model
+    return inner
+
+
 def looked_up(model: nn.Module) -> set[int]:
     """Ids of the weights of embeddings, but for those that the output layer multiplies by as well."""
-    bare = model.get_base_model() if isinstance(model, PeftModel) else model
-    output = bare.get_output_embeddings() if isinstance(bare, PreTrainedModel) else None
+    inner = bare(model)
+    output = inner.get_output_embeddings() if isinstance(inner, PreTrainedModel) else None
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     return embeddings - {id(getattr(output, "weight", None))}
 

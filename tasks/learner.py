@@ -30,14 +30,14 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from schemas.base import TaskSection, load_family
 from schemas.recipe import Adapters, Model, Train
 from schemas.records import Plan
-from tasks import merging, methods, stopping
+from tasks import merging, methods, packing, stopping
 from tasks.batches import EpochBatches, Ints, TokenTable, micro_batches
 from tasks.digests import file_sha256, write_atomically
 from tasks.divergence import Step, diverged, keep_step
 from tasks.families import Family, Meta
+from tasks.layers import bare
 from tasks.machine import release_free_memory
 from tasks.optimisers import optimizer_of, schedule_of
-from tasks.plan import make_plan
 from tasks.predict import loss_of, predictions_of
 
 Emit = Callable[..., None]
@@ -95,46 +95,25 @@ class Job:
             _set_dropout(model, self.model.dropout)
         return methods.apply(self.train.method, model, self.family.head_modules(model))
 
+    def ready(self, model: PreTrainedModel, plan: Plan) -> PreTrainedModel:
+        """The loaded model, to be taught by the plan."""
+        if plan.activation_checkpointing:
+            inner: Any = bare(model)
+            inner.activation_checkpointing_enable()
+            inner.disable_input_require_grads()  # only checkpoints of the old kind needed them
+        return model
+
+    def as_taught(self, batch: Mapping[str, torch.Tensor], plan: Plan) -> dict[str, torch.Tensor]:
+        """A batch on the plan's device, packed where the plan says so."""
+        given = {name: tensor.to(plan.device, non_blocking=True) for name, tensor in batch.items()}
+        return packing.packed(given) if plan.packs else given
+
     def optimizer(self, model: PreTrainedModel) -> torch.optim.Optimizer:
         """The recipe's, for what of the model learns."""
         decay, shares = self.train.layer_decay, dict[str, float]()
         if decay < 1:
             shares = methods.rate_shares(model, self.family.head_modules(model), decay)
         return optimizer_of(model, self.family, self.train, shares)
-
-
-def plan_training(*, emit: Emit, limit: int | None = None, **spec: Any) -> dict[str, Any]:
-    """Make the plan and prove it on the longest batch.
-
-    Args:
-        emit: Sends an event to the parent.
-        limit: Most tokens of a micro-batch, after an earlier try ran out of memory.
-        spec: See `Job`.
-
-    Raises:
-        torch.OutOfMemoryError: The longest batch does not fit; the parent tries again with half.
-    """
-    del emit
-    job = Job(**spec)
-    how = "none" if job.train.sampling == "balanced" else job.train.class_weights
-    weights, reason = job.family.loss_weights(job.training_rows.labels_of(), job.meta, how)
-    plan = make_plan(
-        job.train,
-        dropout=job.model.dropout,
-        rows=len(job.training_rows),
-        longest=int(job.training_rows.lengths.max()),
-        class_weights=weights,
-        class_weights_reason=reason,
-    )
-    if limit is not None and limit < plan.micro_batch_tokens:
-        reasons = plan.reasons | {"micro_batch_tokens": f"{plan.micro_batch_tokens} did not fit into memory"}
-        plan = plan.model_copy(update={"micro_batch_tokens": limit, "reasons": reasons})
-    prepare(plan)
-    model = job.load(plan.attention).to(plan.device)
-    job.optimizer(model)  # whatever keeps it from being made is said now
-    longest = np.argsort(job.training_rows.lengths)[::-1][: plan.global_batch_size]
-    step_losses(model, job, plan, longest)
-    return plan.model_dump(mode="json")
 
 
 def train(*, emit: Emit, plan: dict[str, Any], work: str, out: str, save_minutes: float, **spec: Any) -> dict[str, Any]:
@@ -168,7 +147,7 @@ def autocast(plan: Plan) -> torch.autocast:
 @contextmanager
 def fused_attention(model: PreTrainedModel, plan: Plan) -> Iterator[None]:
     """Fused attention for a while: without a backward pass it is the faster one everywhere (1.3x on a CPU)."""
-    if plan.attention == "sdpa":
+    if plan.attention == "sdpa" or not bare(model)._supports_sdpa:
         yield
         return
     model.set_attn_implementation("sdpa")
@@ -185,13 +164,12 @@ def step_losses(model: torch.nn.Module, job: Job, plan: Plan, rows: Ints) -> tup
     gradient are the same however the rows are cut.
     """
     how, table = loss_of(plan, plan.device), job.training_rows
-    cuts = micro_batches(rows, table.lengths, plan.micro_batch_tokens)
+    cuts = micro_batches(rows, table.lengths, plan.micro_batch_tokens, packed=plan.packs)
     count = job.family.loss_count(torch.from_numpy(np.array(table.labels_of(rows))).to(plan.device), how)
     losses = []
     with autocast(plan):  # one context per step: each weight is cast once, whatever the number of micro-batches
         for cut in cuts:
-            batch = {name: tensor.to(plan.device, non_blocking=True) for name, tensor in table.batch(cut).items()}
-            loss = job.family.loss_sum(model, batch, how) / count
+            loss = job.family.loss_sum(model, job.as_taught(table.batch(cut), plan), how) / count
             torch.autograd.backward(loss)
             losses.append(loss.detach())
     return cuts, torch.stack(losses)
@@ -242,7 +220,7 @@ class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
             remove_unused_columns=False,
             logging_nan_inf_filter=False,
         )
-        super().__init__(model=job.load(plan.attention), args=arguments, callbacks=[self.progress])
+        super().__init__(model=job.ready(job.load(plan.attention), plan), args=arguments, callbacks=[self.progress])
         self.remove_callback(transformers.trainer_callback.PrinterCallback)
         self.progress.learner = self
 
@@ -261,7 +239,8 @@ class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
             raise stopping.Stopped(self.progress.saved_step)
         self.progress.restore_best()
         record = self.progress.record(seconds)
-        difference = save_model(self.model, self.job, out)
+        with fused_attention(self.model, self.plan):
+            difference = save_model(self.model, self.job, out)
         write_atomically(out / "history.json", json.dumps(self.progress.history))
         weights_sha256 = file_sha256(out / "model" / "model.safetensors")
         return record | {"merge_difference": difference, "weights_sha256": weights_sha256}

@@ -36,6 +36,15 @@ def cores() -> int:
     return available
 
 
+def main_memory() -> int:
+    """Bytes of main memory this process may use: the machine's, cut to its control group's limit."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        if limit.exists() and (allowed := limit.read_text().strip()) != "max":
+            found = min(found, int(allowed))
+    return found
+
+
 def accelerators() -> list[str]:
     """Names of the NVIDIA GPUs this process may see."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
@@ -87,4 +96,5 @@ def fingerprint() -> dict[str, object]:
         "cores": cores(),
         "bf16": bool(cpu_flags() & BF16_FLAGS),
         "accelerators": accelerators(),
+        "memory_gib": main_memory() >> 30,
     }

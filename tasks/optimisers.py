@@ -18,6 +18,7 @@ from schemas.errors import EnvironmentMistake, Problem, RecipeError
 from schemas.recipe import Train
 from schemas.records import Plan
 from tasks.families import Family
+from tasks.layers import bare
 from tasks.methods import decays
 
 Group = dict[str, Any]
@@ -94,13 +95,13 @@ def hidden_matrices(model: torch.nn.Module, family: Family) -> set[int]:
     References:
         Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks.
     """
-    bare: Any = getattr(model, "get_base_model", lambda: model)()  # what peft has wrapped
-    outside: list[torch.nn.Module] = [module for module in bare.modules() if isinstance(module, torch.nn.Embedding)]
-    outside += [bare.get_submodule(name) for name in family.head_modules(bare)]
-    output = bare.get_output_embeddings() if hasattr(bare, "get_output_embeddings") else None
+    inner: Any = bare(model)
+    outside: list[torch.nn.Module] = [module for module in inner.modules() if isinstance(module, torch.nn.Embedding)]
+    outside += [inner.get_submodule(name) for name in family.head_modules(inner)]
+    output = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
     outside += [output] if output is not None else []
     apart = {id(parameter) for module in outside for parameter in module.parameters()}
-    return {id(p) for p in bare.parameters() if p.ndim == 2 and min(p.shape) > 1} - apart
+    return {id(p) for p in inner.parameters() if p.ndim == 2 and min(p.shape) > 1} - apart
 
 
 class MuonAndAdamW(torch.optim.Optimizer):

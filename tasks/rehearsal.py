@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from schemas.records import Plan
-from tasks.batches import Ints, TokenTable, micro_batches, padded_width
+from tasks.batches import Ints, micro_batches, shape_of
 from tasks.families import Loss
 from tasks.learner import Emit, Job, Learner, autocast, fused_attention, peak_memory, prepare, step_losses
 from tasks.machine import allocated_memory
@@ -51,7 +51,7 @@ def rehearse(*, emit: Emit, plan: dict[str, Any], **spec: Any) -> dict[str, Any]
     with tempfile.TemporaryDirectory() as work:
         learner = Learner(job, frozen, work=Path(work), emit=_silent, save_steps=None, save_minutes=math.inf)
         batches = [np.asarray(rows) for rows in learner.batches]
-        sizes = np.array([padded_tokens(job.training_rows, rows, frozen.micro_batch_tokens) for rows in batches])
+        sizes = np.array([padded_tokens(job.training_rows.lengths, rows, frozen) for rows in batches])
         chosen = [int(np.argsort(sizes)[int(q * (len(sizes) - 1))]) for q in QUANTILES]
         learner.create_optimizer()
         for i in range(WARM_UP_STEPS):
@@ -88,8 +88,8 @@ def _peak_memory(learner: Learner, batches: list[Ints]) -> int:
         return peak_memory(plan.device)
 
     def shapes_of(rows: Ints) -> set[tuple[int, int]]:
-        cuts = micro_batches(rows, lengths, plan.micro_batch_tokens)
-        return {(len(cut), padded_width(int(lengths[cut].max()))) for cut in cuts}
+        cuts = micro_batches(rows, lengths, plan.micro_batch_tokens, packed=plan.packs)
+        return {shape_of(lengths[cut], packed=plan.packs) for cut in cuts}
 
     before, seen = allocated_memory() or 0, set[tuple[int, int]]()
     for rows in batches[:MEMORY_STEPS]:
@@ -105,10 +105,10 @@ def _silent(event: str, **values: Any) -> None:
     """Nobody listens to a rehearsal's steps."""
 
 
-def padded_tokens(table: TokenTable, rows: Ints, budget: int) -> int:
+def padded_tokens(lengths: Ints, rows: Ints, plan: Plan) -> int:
     """Tokens, padding counted, that a step computes."""
-    cuts = micro_batches(rows, table.lengths, budget)
-    return sum(len(cut) * padded_width(int(table.lengths[cut].max())) for cut in cuts)
+    cuts = micro_batches(rows, lengths, plan.micro_batch_tokens, packed=plan.packs)
+    return sum(math.prod(shape_of(lengths[cut], packed=plan.packs)) for cut in cuts)
 
 
 def _step(learner: Learner, rows: Ints) -> float:

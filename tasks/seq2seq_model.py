@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch.nn.functional import cross_entropy
 
 from tasks.families import IGNORED
+from tasks.layers import bare
 
 
 def load(base: str, meta: Mapping[str, Any], **options: Any) -> torch.nn.Module:
@@ -33,13 +33,11 @@ def losses(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[t
     """
     labels = batch["labels"]
     rows, places = (labels != IGNORED).nonzero(as_tuple=True)
-    bare: Any = model
-    if isinstance(model, PeftModel):
-        bare = model.get_base_model()
-    found = bare(
+    inner: Any = bare(model)
+    found = inner(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
-        decoder_input_ids=shifted(labels, bare.config),
+        decoder_input_ids=shifted(labels, inner.config),
         use_cache=False,
     )
     logits: torch.Tensor = found.logits[rows, places]

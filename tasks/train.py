@@ -89,7 +89,7 @@ def plan_artifact(context: Context, tokens: Artifact) -> Artifact:
         settings=settings,
         inputs={"tokens": tokens},
         unkeyed=_unkeyed(context),
-        modules=("tasks.learner", type(context.family).__module__),
+        modules=("tasks.probe", type(context.family).__module__),
         libraries=libraries_of(recipe.train),
         apart_from=DRAWING,
         part_of="train",

@@ -16,7 +16,7 @@ from schemas.errors import Mistake
 from tasks import stopping
 
 JOBS = {
-    "plan": "tasks.learner:plan_training",
+    "plan": "tasks.probe:plan_training",
     "train": "tasks.learner:train",
     "rehearse": "tasks.rehearsal:rehearse",
     "predict": "tasks.predict:predict",

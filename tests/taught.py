@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +14,14 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 
-from tasks import learner
+from tasks import learner, probe
 from tasks.families import Family
+from tasks.families.causal_lm import CausalLm
 from tasks.predict import predict
+from tasks.rules import chat
 from tasks.tokenizer import Base
 from tasks.tokens_part import encode_rows
+from tests.learning import WORDS, tiny_decoder
 
 LENGTH = {"max_seq_length": 40, "overlong": "truncate", "stride": None}
 
@@ -96,7 +100,7 @@ def taught(
         "tokens": str(tokens),
         "metric": section.metrics[0],
     }
-    plan = learner.plan_training(emit=silent, **spec)
+    plan = probe.plan_training(emit=silent, **spec)
     (folder / "work").mkdir()
     record = learner.train(
         emit=silent, plan=plan, work=str(folder / "work"), out=str(folder), save_minutes=1e9, **spec
@@ -107,3 +111,37 @@ def taught(
         tokens={str(tokens / "validation.arrow"): str(out)},
     )  # fmt: skip
     return Taught(family, folder, dict(meta), record, pl.read_parquet(out), validation)
+
+
+def conversation_spec(folder: Path) -> Callable[..., dict[str, Any]]:
+    """Sixteen short conversations of several lengths and a tiny decoder, as `tasks.probe.plan_training` takes them.
+
+    Args:
+        folder: Where to work.
+
+    Returns:
+        Makes the spec from settings of the recipe's section `train`.
+    """
+    base, family = tiny_decoder(folder / "base"), CausalLm()
+    task = family.section.model_validate({})
+    texts = [
+        chat.of_parts(f"the film was {'so ' * (i % 5 * 8)}{WORDS[i % 6]}", f"very {WORDS[i % 6]}") for i in range(16)
+    ]
+    rows = pl.DataFrame({"id": [str(i) for i in range(len(texts))], "text": texts, "conversation": texts})
+    meta = family.describe(task, rows.lazy()) | {"pad_token_id": 0, **LENGTH, "max_seq_length": 64}
+    tokens = folder / "tokens"
+    tokens.mkdir()
+    (tokens / "meta.json").write_text(json.dumps(meta))
+    batch = encode_rows(family, meta, Base(base).tokenizer, rows)
+    for side in ("train", "validation"):
+        with pa.ipc.new_stream(tokens / f"{side}.arrow", batch.schema) as stream:
+            stream.write_batch(batch)
+
+    def made(**train: Any) -> dict[str, Any]:
+        return {
+            "emit": silent, "task": task.model_dump(mode="json"), "model": {"base": ""}, "base": str(base),
+            "tokens": str(tokens), "metric": "likelihood",
+            "train": {"global_batch_size": 8, "precision": "fp32", **train},
+        }  # fmt: skip
+
+    return made

@@ -102,6 +102,8 @@ class Family(Protocol):
     """Where clean rows have labels to be counted; none where the task has no labels."""
     writes: bool
     """Whether predictions are texts written token by token; then the base model can do the task as well."""
+    packs: bool
+    """Whether its loss takes packed rows, see `tasks.packing`, where the model does."""
     row_score: str
     """What the mean of `row_scores` is, as people read it."""
     part: str

@@ -32,6 +32,7 @@ class Base:
     text_columns: tuple[str, ...] = ("text",)
     checked_rows = 512
     writes = False
+    packs = False
     labelled: Labelled | None = None
     row_score = "accuracy"
     part = "label"

@@ -40,6 +40,7 @@ class GeneratingTask(TaskSection):
 
     metrics: ClassVar[tuple[str, ...]] = ("rouge_l", "chrf", "bleu", "exact_match", "likelihood")
     measures: ClassVar[tuple[str, ...]] = ("loss", "perplexity")
+    heeds: ClassVar[tuple[str, ...]] = ("packing",)
     learns_by: ClassVar[str | None] = "likelihood"
     max_new_tokens: PositiveInt = 128
     """Most tokens of an answer; a longer one is broken off."""
@@ -74,6 +75,7 @@ class Generating(Base):
 
     checked_rows = 8
     writes = True
+    packs = True
     row_score = "mean ROUGE-L"
     section: type[GeneratingTask]
 

@@ -80,6 +80,12 @@ def test_what_a_family_does_not_heed_is_refused(monkeypatch, name, value):
     assert minimal(train={"class_weights": "none"}).train.class_weights == "none"
 
 
+def test_packing_is_for_models_that_write():
+    with pytest.raises(ValidationError, match="packing is for models that write, and text-classification has none"):
+        minimal(train={"packing": True})
+    assert minimal(train={"packing": False}).train.packing is False
+
+
 def test_a_stride_is_no_matter_where_no_windows_are_made():
     assert minimal(tokenize={"max_seq_length": 8}).tokenize.stride == 32
     assert minimal(tokenize={"max_seq_length": 8, "overlong": "window", "stride": 5}).tokenize.stride == 5

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from schemas.errors import Fault, Mistake
 from schemas.records import Plan
-from tasks import learner, stopping
+from tasks import learner, probe, stopping
 from tasks.batches import EpochBatches, TokenTable
 from tests.learning import OPTIMIZERS, job_spec, tiny_encoder, token_files
 
@@ -30,7 +30,7 @@ def with_dropout(parts, tmp_path_factory):
 
 
 def planned(spec, **changes):
-    plan = learner.plan_training(emit=lambda *a, **k: None, **spec)
+    plan = probe.plan_training(emit=lambda *a, **k: None, **spec)
     return plan | changes
 
 

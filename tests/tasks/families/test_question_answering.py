@@ -16,8 +16,9 @@ from schemas.records import Plan
 from tasks.batches import TokenTable
 from tasks.families import Encoded, Loss
 from tasks.families.question_answering import QuestionAnswering
-from tasks.learner import plan_training, train
+from tasks.learner import train
 from tasks.predict import predict
+from tasks.probe import plan_training
 from tasks.rules.part import text_rules
 from tasks.tokenizer import BaseTokenizer, load_tokenizer, read_config
 from tests.question_rows import META, serving, tiny_encoder, token_files

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from schemas.data import Clean
 from schemas.errors import DataError
-from tasks import learner
+from tasks import learner, probe
 from tasks.batches import TokenTable
 from tasks.families import IGNORED, Loss
 from tasks.families.token_classification import TokenClassification, TokenClassificationTask
@@ -189,7 +189,7 @@ def learnt(base, tmp_path_factory):
         "task": {"family": "token-classification"}, "model": {"base": ""}, "train": train,
         "base": str(base), "tokens": str(tokens), "metric": "f1",
     }  # fmt: skip
-    plan = learner.plan_training(emit=lambda *a, **k: None, **spec)
+    plan = probe.plan_training(emit=lambda *a, **k: None, **spec)
     for name in ("work", "out"):
         (folder / name).mkdir()
     record = learner.train(
