@@ -86,7 +86,8 @@ class TaskSection(Section):
         metrics: Names the family can compare two models by, all better when higher; the first is the default.
         measures: Further names the gate can bound, higher or lower being better.
         abstains: Whether the family takes `evaluate.abstain_precision`.
-        heeds: Which of `sampling`, `class_weights`, `label_smoothing`, `focal_gamma`, `packing` in `train` it goes by.
+        heeds: Which of `sampling`, `class_weights`, `label_smoothing`, `focal_gamma`, `packing` in `train`, and `shots`
+            in `evaluate`, it goes by.
         word_lists: Roles whose columns may hold lists: the words of a text, and what belongs to each of them.
         learns_by: The metric that picks the best checkpoint, where the recipe's cannot be had while a model learns.
     """

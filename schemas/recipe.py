@@ -247,6 +247,8 @@ class Evaluate(Section):
     """Temperature scaling: probabilities are made to mean what they say, by one number fitted on validation."""
     abstain_precision: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of right answers wanted where the model answers; it abstains below the threshold found on validation."""
+    shots: Annotated[int, Field(ge=0, le=32)] = 0
+    """Training rows that the untaught base model is shown before each test row, where models write; 0: no."""
     slices: Slices = Slices()
     """Parts of the test rows that are measured on their own."""
 
@@ -397,8 +399,10 @@ class Recipe(Section):
         idle = [f"train.{name} is {value!r}" for name, value in asked.items() if value not in ABOUT_CLASSES[name]]
         if idle:
             raise ValueError(f"{', '.join(idle)}: {self.task.family} has no classes that it could be for")
-        if self.train.packing and "packing" not in self.task.heeds:
-            raise ValueError(f"train.packing is for models that write, and {self.task.family} has none: leave it out")
+        of_writing = {"train.packing": self.train.packing, "evaluate.shots": self.evaluate.shots}
+        idle = [name for name, value in of_writing.items() if value and name.split(".")[1] not in self.task.heeds]
+        if idle:
+            raise ValueError(f"{', '.join(idle)}: for models that write, and {self.task.family} has none; leave it out")
         return self
 
     @model_validator(mode="after")

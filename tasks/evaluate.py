@@ -60,7 +60,9 @@ def baseline_predictions(*, task: TaskSection, metric: str, split: Path, out: Pa
     }
 
 
-def model_predictions(*, task: TaskSection, tokens: Path, model: Path, predict: Predict, out: Path) -> dict[str, Any]:
+def model_predictions(
+    *, task: TaskSection, tokens: Path, model: Path, predict: Predict, work: Path, out: Path
+) -> dict[str, Any]:
     """Write `validation.parquet` and `test.parquet`: the model's predictions as it makes them, not yet calibrated.
 
     Args:
@@ -68,20 +70,20 @@ def model_predictions(*, task: TaskSection, tokens: Path, model: Path, predict: 
         tokens: Folder of the tokenize artifact.
         model: Folder of the train artifact.
         predict: See `tasks.predict_job.Predict`.
+        work: Outlives a crash.
         out: Where to write.
 
     Returns:
         `rows`, `tokens` and `seconds`.
     """
     del task
-    found = predict(
-        model / "model", {tokens / f"{side}.arrow": out / f"{side}.parquet" for side in ("validation", "test")}
-    )
+    sides = {tokens / f"{side}.arrow": out / f"{side}.parquet" for side in ("validation", "test")}
+    found = predict(model / "model", sides, work=work)
     return {name: found[name] for name in ("rows", "tokens", "seconds")}
 
 
 def base_predictions(
-    *, task: TaskSection, base_digest: str, tokens: Path, base: Path, predict: Predict, out: Path
+    *, task: TaskSection, base_digest: str, tokens: Path, base: Path, predict: Predict, work: Path, out: Path
 ) -> dict[str, Any]:
     """Write `base.parquet`, the base model's predictions of the test rows.
 
@@ -91,13 +93,51 @@ def base_predictions(
         tokens: Folder of the tokenize artifact.
         base: Folder of the base model.
         predict: See `tasks.predict_job.Predict`.
+        work: Outlives a crash.
         out: Where to write.
 
     Returns:
         `rows`, `tokens` and `seconds`.
     """
     del task, base_digest
-    found = predict(base, {tokens / "test.arrow": out / "base.parquet"})
+    found = predict(base, {tokens / "test.arrow": out / "base.parquet"}, work=work)
+    return {name: found[name] for name in ("rows", "tokens", "seconds")}
+
+
+def few_shot_predictions(
+    *,
+    task: TaskSection,
+    shots: int,
+    base_digest: str,
+    split: Path,
+    tokens: Path,
+    base: Path,
+    predict: Predict,
+    work: Path,
+    out: Path,
+) -> dict[str, Any]:
+    """Write `base-few-shot.parquet`: what the base model writes to the test rows after some training rows.
+
+    Args:
+        task: The recipe's task.
+        shots: How many training rows it is shown.
+        base_digest: Digest of the base model, part of the key.
+        split: Folder of the split artifact.
+        tokens: Folder of the tokenize artifact.
+        base: Folder of the base model.
+        predict: See `tasks.predict_job.Predict`.
+        work: Outlives a crash.
+        out: Where to write.
+
+    Returns:
+        `rows`, `tokens` and `seconds`.
+    """
+    import polars as pl
+
+    del base_digest
+    rows = pl.read_parquet(split / "train.parquet", glob=False)
+    shown = family_of(task).examples(rows, read_meta(split), shots)
+    found = predict(base, {tokens / "test.arrow": out / "base-few-shot.parquet"}, work=work, shown=shown)
     return {name: found[name] for name in ("rows", "tokens", "seconds")}
 
 
@@ -390,6 +430,7 @@ def evaluate(context: Context, sides: Artifact, tokens: Artifact, model: Artifac
         "predictions",
         model_predictions,
         settings={"task": recipe.task},
+        work_settings={"task": recipe.task},
         inputs={"tokens": tokens, "model": model},
         unkeyed={"predict": predict_in_child(context)},
         modules=("tasks.predict", family_module),
@@ -430,18 +471,25 @@ def baseline_artifacts(context: Context, sides: Artifact, tokens: Artifact) -> l
     if not context.family.writes:
         return [trivial]
     folder, digest = base_model(recipe.model, context.home)
+    settings = {"task": recipe.task, "base_digest": digest}
+    how: dict[str, Any] = {
+        "unkeyed": {"base": folder, "predict": predict_in_child(context)},
+        "modules": ("tasks.predict", family_module),
+        "libraries": ("numpy", "polars", "torch", "transformers"),
+        "apart_from": MEASURING,
+        "part_of": "evaluate",
+    }
     untaught = context.artifact(
-        "untaught",
-        base_predictions,
-        settings={"task": recipe.task, "base_digest": digest},
-        inputs={"tokens": tokens},
-        unkeyed={"base": folder, "predict": predict_in_child(context)},
-        modules=("tasks.predict", family_module),
-        libraries=("numpy", "polars", "torch", "transformers"),
-        apart_from=MEASURING,
-        part_of="evaluate",
+        "untaught", base_predictions, settings=settings, inputs={"tokens": tokens}, work_settings=settings, **how
     )
-    return [trivial, untaught]
+    if not recipe.evaluate.shots:
+        return [trivial, untaught]
+    settings |= {"shots": recipe.evaluate.shots}
+    inputs = {"split": sides, "tokens": tokens}
+    shown = context.artifact(
+        "few-shot", few_shot_predictions, settings=settings, inputs=inputs, work_settings=settings, **how
+    )
+    return [trivial, untaught, shown]
 
 
 def speed_artifact(context: Context, sides: Artifact, identity: str, model: Callable[[], Path]) -> Artifact:

@@ -240,10 +240,10 @@ class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
         self.progress.restore_best()
         record = self.progress.record(seconds)
         with fused_attention(self.model, self.plan):
-            difference = save_model(self.model, self.job, out)
+            merged = save_model(self.model, self.job, out)
         write_atomically(out / "history.json", json.dumps(self.progress.history))
         weights_sha256 = file_sha256(out / "model" / "model.safetensors")
-        return record | {"merge_difference": difference, "weights_sha256": weights_sha256}
+        return record | merged | {"weights_sha256": weights_sha256}
 
     def get_train_dataloader(self) -> DataLoader[list[int]]:
         """Row numbers, one optimiser step at a time; a generator of its own keeps the loader off the global seed."""
@@ -501,36 +501,47 @@ def last_whole_checkpoint(work: Path) -> Path | None:
     return None
 
 
-def save_model(model: PreTrainedModel, job: Job, out: Path) -> float | None:
+def save_model(model: PreTrainedModel, job: Job, out: Path) -> dict[str, Any]:
     """Write `out/model`, ready to serve: config, safetensors, tokenizer, and what serving must know.
 
     Adapters are merged into the weights; the adapter alone, with the head, is kept in `out/adapter`.
 
     Returns:
-        Largest difference between a prediction of the adapters and of what was saved; none where nothing was merged.
+        `merge_difference`, the largest between a prediction of the adapters and of what was saved, none where nothing
+        was merged; for models that write, `merged_texts` and how many of them are `merged_texts_alike`.
 
     Raises:
-        Fault: It is too large.
+        Fault: Merging changed what is predicted.
     """
+    folder, family, rows = out / "model", job.family, job.validation_rows
+    _save_tokenizer(model, job, folder)
     if not isinstance(job.train.method, Adapters):
-        _save_whole(model, job, out / "model")
-        return None
-    adapted = merging.sample_outputs(model, job.family, job.validation_rows)
+        model.save_pretrained(folder)
+        return {"merge_difference": None}
+    adapted = merging.sample_outputs(model, family, rows)
+    texts = merging.sample_texts(model, family, rows, folder, job.meta) if family.writes else None
     model.save_pretrained(out / "adapter", save_embedding_layers=False)
     whole = merging.merged(model)
-    _save_whole(whole, job, out / "model")
-    saved = job.family.load_model(str(out / "model"), job.meta).to(whole.device)
-    return merging.difference(adapted, merging.sample_outputs(saved, job.family, job.validation_rows))
+    whole.save_pretrained(folder)
+    saved = family.load_model(str(folder), job.meta).to(whole.device)
+    found: dict[str, Any] = {
+        "merge_difference": merging.difference(adapted, merging.sample_outputs(saved, family, rows))
+    }
+    if texts is not None:
+        again = merging.sample_texts(saved, family, rows, folder, job.meta)
+        alike = merging.same_texts(texts, again, family, job.meta)
+        found |= {"merged_texts": len(texts["prediction"]), "merged_texts_alike": alike}
+    return found
 
 
-def _save_whole(model: PreTrainedModel, job: Job, folder: Path) -> None:
+def _save_tokenizer(model: PreTrainedModel, job: Job, folder: Path) -> None:
+    """The tokenizer, and what serving must know."""
     tokenizer = AutoTokenizer.from_pretrained(
         job.base, revision=job.model.revision, trust_remote_code=job.model.trust_remote_code
     )
     if tokenizer.pad_token_id is None:  # whoever serves without hone must pad as training did
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(job.meta["pad_token_id"])
     job.family.finish(model, tokenizer, job.meta)
-    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_atomically(folder / "hone.json", json.dumps(dict(job.meta), ensure_ascii=False))
 

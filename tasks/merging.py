@@ -5,15 +5,21 @@ Does not cover a model that serves with its adapters beside it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import polars as pl
 import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
 from schemas.errors import Fault
-from tasks.batches import Ints, TokenTable, micro_batches
-from tasks.families import Family, Loss
+from tasks.batches import ALL, Ints, TokenTable, micro_batches
+from tasks.families import Family, Loss, Meta
+from tasks.layers import bare
 from tasks.methods import learnt
 from tasks.predict import PREDICT_TOKENS, Floats
 
@@ -21,6 +27,10 @@ SAMPLE_ROWS = 512
 """Validation rows that are predicted before and after merging."""
 SAMPLE_TOKENS = 32_768
 """Tokens up to which there are so many: fewer rows where they are long."""
+SAMPLE_TEXTS = 8
+"""Validation rows that are answered before and after merging, where models write."""
+SAMPLE_NEW_TOKENS = 32
+"""Most tokens of such an answer."""
 TOLERANCE = 1e-3
 """Largest difference of a probability, or of a larger number's share: sums in another order differ by 1e-6."""
 
@@ -51,6 +61,36 @@ def sample_outputs(model: nn.Module, family: Family, table: TokenTable) -> Float
             outputs, _ = family.outputs(model, batch, Loss())
             found += [np.ravel(output) for output in outputs]
     return np.concatenate(found)
+
+
+def sample_texts(model: nn.Module, family: Family, table: TokenTable, folder: Path, meta: Meta) -> dict[str, list[Any]]:
+    """What the model writes to a few rows spread evenly over a table, the likeliest token each time.
+
+    Args:
+        model: As `sample_outputs` left it.
+        family: One that writes.
+        table: The rows.
+        folder: Where the tokenizer is.
+        meta: The task's.
+    """
+    rows = np.linspace(0, len(table) - 1, min(SAMPLE_TEXTS, len(table))).astype(np.int64)
+    columns = {name: [values[row] for row in rows] for name, values in table.columns_of(ALL).items()}
+    most = min(SAMPLE_NEW_TOKENS, meta["generation"]["max_new_tokens"])
+    plain = {**meta, "generation": {"max_new_tokens": most, "num_beams": 1}}
+    return dict(family.written(bare(model), folder, columns, plain))
+
+
+def same_texts(before: Mapping[str, list[Any]], after: Mapping[str, list[Any]], family: Family, meta: Meta) -> int:
+    """How many texts are alike; one may differ where two tokens were all but equally likely.
+
+    Raises:
+        Fault: One differs for no such reason.
+    """
+    recorded = pl.DataFrame({"id": [str(place) for place in range(len(before["prediction"]))], **before})
+    told = family.disagreements([{"text": text} for text in after["prediction"]], recorded, meta)
+    if told:
+        raise Fault(f"merging the adapters changed a text: {told[0][1]}")
+    return sum(was == now for was, now in zip(before["prediction"], after["prediction"], strict=True))
 
 
 def compute_in_float32(model: nn.Module) -> None:

@@ -11,6 +11,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ import torch
 
 from schemas.base import load_family
 from schemas.records import Plan
-from tasks.batches import Ints, TokenTable, micro_batches
+from tasks.batches import ALL, Ints, TokenTable, micro_batches
 from tasks.families import Family, Loss, Meta
+from tasks.kept_answers import KeptAnswers
 from tasks.machine import cores
 from tasks.rows import Writer
 from tasks.rules.linear import quickened
@@ -101,7 +103,15 @@ class Outputs:
         return [self._room[self._starts[place] : self._starts[place + 1]] for place in places]
 
 
-def predict(*, emit: Callable[..., None], family: str, model: str, tokens: Mapping[str, str]) -> dict[str, Any]:
+def predict(
+    *,
+    emit: Callable[..., None],
+    family: str,
+    model: str,
+    tokens: Mapping[str, str],
+    shown: Sequence[Mapping[str, Any]] = (),
+    work: str | None = None,
+) -> dict[str, Any]:
     """Predict every row of some token files with a trained model, in float32 as it will serve; loads the model once.
 
     Args:
@@ -110,6 +120,8 @@ def predict(*, emit: Callable[..., None], family: str, model: str, tokens: Mappi
         model: Folder that `tasks.learner.save_model` wrote.
         tokens: `.arrow` file of the tokenize artifact → Parquet file to write: id, truth, prediction and what the
             family adds, one row for each text.
+        shown: Turns that come before every conversation, for families that write.
+        work: Folder in which what is written is kept until all of it is; default: it is not.
 
     Returns:
         Rows, tokens and seconds, of all files together.
@@ -121,17 +133,35 @@ def predict(*, emit: Callable[..., None], family: str, model: str, tokens: Mappi
     # A model that hone has trained says what it knows of the task; of a base model the tokens' own notes are the ones.
     notes = Path(model) / "hone.json"
     meta = json.loads((notes if notes.exists() else Path(next(iter(tokens))).with_name("meta.json")).read_text())
+    if shown:
+        meta |= {"shown": list(shown)}
     loaded = quickened(chosen.load_model(model, meta).to(device).eval())
     done: dict[str, Any] = {"rows": 0, "tokens": 0}
     began = time.monotonic()
     for file, out in tokens.items():
         table = TokenTable(Path(file), meta["pad_token_id"])
         outputs, _ = outputs_of(loaded, chosen, table, None, Path(out).parent)
-        written = chosen.written(loaded, Path(model), table, meta) if chosen.writes else {}
+        written: Mapping[str, Sequence[Any]] = {}
+        if chosen.writes:
+            with _kept(work, out) as kept:
+                written = chosen.written(loaded, Path(model), table.columns_of(ALL), meta, kept)
         with Writer(Path(out)) as writer:
             done["rows"] += _write(writer, frames_of(chosen, table, outputs, meta), written)
         done["tokens"] += int(table.lengths.sum(dtype=np.int64))
     return done | {"seconds": time.monotonic() - began}
+
+
+@contextmanager
+def _kept(work: str | None, out: str) -> Iterator[KeptAnswers | None]:
+    """Answers of an earlier try, and those that come, in a file named as what they are for."""
+    if work is None:
+        yield None
+        return
+    kept = KeptAnswers(Path(work) / f"{Path(out).stem}.jsonl")
+    try:
+        yield kept
+    finally:
+        kept.close()
 
 
 def _write(writer: Writer, frames: Iterator[pl.DataFrame], written: Mapping[str, Sequence[Any]]) -> int:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tasks.child import children
 from tasks.context import Context
 
-Predict = Callable[[Path, Mapping[Path, Path]], Mapping[str, Any]]
-"""Predicts, with a model folder, the rows of each token file into a Parquet file of its own.
 
-Returns the rows, tokens and seconds of all together.
-"""
+class Predict(Protocol):
+    """Predicts, with a model folder, the rows of each token file into a Parquet file of its own.
+
+    Returns the rows, tokens and seconds of all together.
+    """
+
+    def __call__(
+        self, model: Path, tokens: Mapping[Path, Path], *, work: Path | None = None,
+        shown: Sequence[Mapping[str, Any]] = (),
+    ) -> Mapping[str, Any]:  # fmt: skip
+        """For `work` and `shown` see `tasks.predict.predict`."""
+        ...
+
 
 RunJob = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 """Does a job of `tasks.worker.JOBS` with these arguments."""
@@ -32,9 +41,12 @@ def run_in_child(context: Context) -> RunJob:
 def predict_in_child(context: Context) -> Predict:
     """Prediction with the recipe's family, in this process's child."""
 
-    def predict(model: Path, tokens: Mapping[Path, Path]) -> Mapping[str, Any]:
+    def predict(
+        model: Path, tokens: Mapping[Path, Path], *, work: Path | None = None, shown: Sequence[Mapping[str, Any]] = ()
+    ) -> Mapping[str, Any]:
         files = {str(file): str(out) for file, out in tokens.items()}
-        spec = {"family": context.recipe.task.family, "model": str(model), "tokens": files}
+        spec = {"family": context.recipe.task.family, "model": str(model), "tokens": files, "shown": list(shown)}
+        spec |= {"work": str(work)} if work else {}
         return run_job("predict", spec)
 
     run_job = run_in_child(context)

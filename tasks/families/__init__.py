@@ -7,7 +7,7 @@ a class with this shape under the entry point `hone.families`. Its recipe sectio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
-    from tasks.batches import TokenTable
     from tasks.labels import Labelled
     from tasks.predict import Windows
     from tasks.rules.repair import Step, TextRules
+    from tasks.rules.writing import Answer
     from tasks.tokenizer import BaseTokenizer
 
 DRAWING = (
@@ -195,15 +195,27 @@ class Family(Protocol):
         """Columns `truth`, `prediction` and what belongs to them, one value for each text."""
         ...
 
-    def written(self, model: torch.nn.Module, folder: Path, table: TokenTable, meta: Meta) -> Mapping[str, list[Any]]:
+    def written(
+        self,
+        model: torch.nn.Module,
+        folder: Path,
+        columns: Mapping[str, Sequence[Any]],
+        meta: Meta,
+        kept: MutableMapping[int, Answer] | None = None,
+    ) -> Mapping[str, list[Any]]:
         """Column → a value for each text, where the family `writes`: what the model writes, token by token.
 
         Args:
             model: In evaluation mode, on its device.
             folder: Of its files, the tokenizer among them.
-            table: The rows.
-            meta: The task's.
+            columns: What the family encoded of the rows.
+            meta: The task's; with `shown`, turns that come before every conversation.
+            kept: Answers that are known already, by place; the others are added as they are written.
         """
+        ...
+
+    def examples(self, rows: pl.DataFrame, meta: Meta, count: int) -> list[dict[str, Any]]:
+        """Turns of a conversation in which the task is done for some clean rows, where the family `writes`."""
         ...
 
     def score(self, predictions: pl.DataFrame, meta: Meta) -> dict[str, float]:

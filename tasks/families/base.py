@@ -6,7 +6,7 @@ A family that derives from `Base` says what a row teaches, what the model predic
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     import polars as pl
     import torch
 
-    from tasks.batches import TokenTable
     from tasks.bootstrap import Floats
     from tasks.labels import Labelled
     from tasks.rules.repair import Step, TextRules
+    from tasks.rules.writing import Answer
     from tasks.tokenizer import BaseTokenizer
 
 
@@ -92,10 +92,22 @@ class Base:
     def finish(self, model: Any, tokenizer: Any, meta: Meta) -> None:
         """Nothing."""
 
-    def written(self, model: torch.nn.Module, folder: Path, table: TokenTable, meta: Meta) -> Mapping[str, list[Any]]:
+    def written(
+        self,
+        model: torch.nn.Module,
+        folder: Path,
+        columns: Mapping[str, Sequence[Any]],
+        meta: Meta,
+        kept: MutableMapping[int, Answer] | None = None,
+    ) -> Mapping[str, list[Any]]:
         """Nothing."""
-        del model, folder, table, meta
+        del model, folder, columns, meta, kept
         return {}
+
+    def examples(self, rows: pl.DataFrame, meta: Meta, count: int) -> list[dict[str, Any]]:
+        """None."""
+        del rows, meta, count
+        return []
 
     def loss_weights(self, labels: np.ndarray[Any, Any], meta: Meta, how: str) -> tuple[tuple[float, ...] | None, str]:
         """None: the task has no classes to weigh."""

@@ -10,7 +10,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -24,10 +24,9 @@ if TYPE_CHECKING:
     import torch
 
     from schemas.recipe import Recipe
-    from tasks.batches import TokenTable
     from tasks.predict import Windows
     from tasks.rules.repair import TextRules
-    from tasks.rules.writing import Answer
+    from tasks.rules.writing import Answer, Rewriter
     from tasks.tokenizer import BaseTokenizer
 
 MESSAGES = "messages"
@@ -169,13 +168,21 @@ class CausalLm(Generating):
 
         return pl.Series("truth", [_answer(text) for text in rows["conversation"]], dtype=pl.String)
 
-    def answers(self, model: Any, tokenizer: Any, table: TokenTable, meta: Meta) -> list[Answer]:
+    def answers(
+        self, answerer: Rewriter, columns: Mapping[str, Sequence[Any]], kept: MutableMapping[int, Answer] | None
+    ) -> list[Answer]:
         """Answers to all but the last turn of each conversation."""
         from tasks.rules import chat
-        from tasks.rules.writing import Answerer
 
-        texts = table.columns_of(slice(0, len(table)))["conversation"]
-        return Answerer(model, tokenizer, meta).answers([chat.asked(chat.read(text)) for text in texts])
+        return answerer.answers([chat.asked(chat.read(text)) for text in columns["conversation"]], kept=kept)
+
+    def answered(self, rows: pl.DataFrame, meta: Meta) -> list[list[dict[str, Any]]]:
+        """The conversations, but for what the system says."""
+        from tasks.rules import chat
+
+        del meta
+        talks = [chat.read(text)["messages"] for text in rows["conversation"]]
+        return [[turn for turn in turns if turn["role"] not in chat.SAID_BEFOREHAND] for turns in talks]
 
 
 def _answer(text: str) -> str:

@@ -6,11 +6,11 @@ every token. Evaluation has it write an answer to every row of validation and te
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from schemas.base import TaskSection
 from tasks.families import IGNORED, Loss, Meta
@@ -22,17 +22,22 @@ if TYPE_CHECKING:
     import torch
 
     from schemas.recipe import Recipe
-    from tasks.batches import TokenTable
     from tasks.bootstrap import Floats
     from tasks.predict import Windows
-    from tasks.rules.writing import Answer
+    from tasks.rules.writing import Answer, Rewriter
 
+LIKELIHOODS = ("likelihood", "loss", "perplexity")
 UNSURE = 1e-3
 """Distance of two logits within which another order of summing may choose the other token."""
 SHOWN = 10
 """Rows whose texts the report shows."""
 SHOWN_CHARS = 400
-GENERATION = ("max_new_tokens", "num_beams", "length_penalty", "no_repeat_ngram_size", "repetition_penalty")
+GENERATION = (
+    "max_new_tokens", "num_beams", "length_penalty", "no_repeat_ngram_size", "repetition_penalty", "temperature",
+    "top_p", "top_k",
+)  # fmt: skip
+SEED = 0
+"""Of what is drawn, so that evaluating again writes the same texts."""
 
 
 class GeneratingTask(TaskSection):
@@ -40,7 +45,7 @@ class GeneratingTask(TaskSection):
 
     metrics: ClassVar[tuple[str, ...]] = ("rouge_l", "chrf", "bleu", "exact_match", "likelihood")
     measures: ClassVar[tuple[str, ...]] = ("loss", "perplexity")
-    heeds: ClassVar[tuple[str, ...]] = ("packing",)
+    heeds: ClassVar[tuple[str, ...]] = ("packing", "shots")
     learns_by: ClassVar[str | None] = "likelihood"
     max_new_tokens: PositiveInt = 128
     """Most tokens of an answer; a longer one is broken off."""
@@ -52,16 +57,34 @@ class GeneratingTask(TaskSection):
     """Runs of so many tokens occur once in an answer."""
     repetition_penalty: Annotated[float, Field(gt=0)] | None = None
     """Above 1, tokens that occurred are less likely to come again."""
+    temperature: Annotated[float, Field(gt=0, le=2)] | None = None
+    """Tokens are drawn, the more evenly the higher it is; empty: the likeliest is taken."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Drawn among the likeliest tokens that together have this probability."""
+    top_k: PositiveInt | None = None
+    """Drawn among so many of the likeliest tokens."""
     bleu_tokenize: str = "13a"
     """sacreBLEU's tokenizer: 13a, zh, char, intl …"""
 
+    @model_validator(mode="after")
+    def _one_way_to_choose(self) -> Self:
+        if self.temperature is None and (self.top_p is not None or self.top_k is not None):
+            raise ValueError("top_p and top_k say among which tokens is drawn: set temperature, or leave them out")
+        if self.temperature is not None and self.num_beams > 1:
+            raise ValueError(f"temperature draws and num_beams {self.num_beams} searches: leave one of them out")
+        return self
+
     def misfits(self, recipe: Recipe) -> list[str]:
-        """Windows, ONNX files, and white space that answers may need."""
+        """Windows, ONNX files, and examples where nothing that is written decides."""
         found = super().misfits(recipe)
         if recipe.tokenize.overlong == "window":
             found.append(f"tokenize.overlong 'window' is not for {self.family}: choose truncate, drop or raise")
         if recipe.registry.onnx:
             found.append(f"registry.onnx is not for {self.family}, which writes token by token: leave it out")
+        if recipe.evaluate.shots and recipe.metric in LIKELIHOODS:
+            found.append(
+                f"evaluate.shots goes by what is written, and evaluate.metric is {recipe.metric}: leave it out"
+            )
         return found
 
     @property
@@ -119,14 +142,17 @@ class Generating(Base):
         raise NotImplementedError
 
     def predictions(self, windows: Windows, meta: Meta) -> dict[str, Any]:
-        """The true text, its loss and tokens; nothing is written yet."""
+        """The true text, its loss and tokens; nothing is written yet.
+
+        Where examples are shown beforehand, the tokens were read without them: their likelihood says nothing.
+        """
         import polars as pl
 
-        del meta
         found = windows.means()
-        return {
-            "truth": self.wanted(windows),
-            "prediction": pl.Series([None] * len(found), dtype=pl.String),
+        texts = {"truth": self.wanted(windows), "prediction": pl.Series([None] * len(found), dtype=pl.String)}
+        if meta.get("shown"):
+            return texts
+        return texts | {
             "loss": found[:, 0].astype(float).tolist(),
             "tokens": found[:, 1].astype(int).tolist(),
         }
@@ -138,22 +164,46 @@ class Generating(Base):
         if not model.config.is_encoder_decoder:
             tokenizer.chat_template = meta.get("chat_template") or tokenizer.chat_template or chat.PLAIN
 
-    def answers(self, model: Any, tokenizer: Any, table: TokenTable, meta: Meta) -> list[Answer]:
-        """What the model writes to every row, in order."""
+    def answers(
+        self, answerer: Rewriter, columns: Mapping[str, Sequence[Any]], kept: MutableMapping[int, Answer] | None
+    ) -> list[Answer]:
+        """What is written to every row, in order; see `written`."""
         raise NotImplementedError
 
-    def written(self, model: torch.nn.Module, folder: Path, table: TokenTable, meta: Meta) -> dict[str, list[Any]]:
+    def written(
+        self,
+        model: torch.nn.Module,
+        folder: Path,
+        columns: Mapping[str, Sequence[Any]],
+        meta: Meta,
+        kept: MutableMapping[int, Answer] | None = None,
+    ) -> dict[str, list[Any]]:
         """What the model writes to every row: `prediction`, whether it `ended`, and the `margin` of its choices."""
         from transformers import AutoTokenizer
 
+        from tasks.rules.writing import Rewriter
+
         tokenizer = AutoTokenizer.from_pretrained(folder)
         self.finish(model, tokenizer, meta)
-        answers = self.answers(model, tokenizer, table, meta)
+        seeded = {**meta, "generation": {**meta["generation"], "seed": SEED}}
+        answers = self.answers(Rewriter(model, tokenizer, seeded), columns, kept)
         return {
             "prediction": [answer.text for answer in answers],
             "ended": [answer.ended for answer in answers],
             "margin": [answer.margin for answer in answers],
         }
+
+    def answered(self, rows: pl.DataFrame, meta: Meta) -> list[list[dict[str, Any]]]:
+        """A conversation of each clean row in which the task is done."""
+        raise NotImplementedError
+
+    def examples(self, rows: pl.DataFrame, meta: Meta, count: int) -> list[dict[str, Any]]:
+        """The turns of some rows, spread evenly over the shorter half of them, so that there is room for the rest."""
+        import numpy as np
+
+        shorter = rows.sort(rows["text"].str.len_chars(), rows["id"]).head((rows.height + 1) // 2)
+        chosen = np.unique(np.linspace(0, shorter.height - 1, min(count, shorter.height)).astype(int))
+        return [message for turns in self.answered(shorter[chosen], meta) for message in turns]
 
     def numbers(self, predictions: pl.DataFrame, meta: Meta) -> Floats:
         """See `tasks.written_metrics.numbers`."""

@@ -7,7 +7,7 @@ instruction in a conversation of one turn.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     import polars as pl
     import torch
 
-    from tasks.batches import TokenTable
     from tasks.predict import Windows
     from tasks.rules.repair import Step
-    from tasks.rules.writing import Answer
+    from tasks.rules.writing import Answer, Rewriter
     from tasks.tokenizer import BaseTokenizer
 
 
@@ -125,11 +124,18 @@ class Rewriting(Generating):
         """The targets."""
         return rows["target"].rename("truth")
 
-    def answers(self, model: Any, tokenizer: Any, table: TokenTable, meta: Meta) -> list[Answer]:
-        """What the model makes of each text."""
-        from tasks.rules.writing import Rewriter
+    def answers(
+        self, answerer: Rewriter, columns: Mapping[str, Sequence[Any]], kept: MutableMapping[int, Answer] | None
+    ) -> list[Answer]:
+        """What is made of each text."""
+        return answerer.rewritten(columns["text"], kept=kept)
 
-        return Rewriter(model, tokenizer, meta).rewritten(table.columns_of(slice(0, len(table)))["text"])
+    def answered(self, rows: pl.DataFrame, meta: Meta) -> list[list[dict[str, Any]]]:
+        """Each text, asked for, and its target."""
+        from tasks.rules.writing import request
+
+        pairs = zip(rows["text"], rows["target"], strict=True)
+        return [_answered(request(text, meta), target)["messages"] for text, target in pairs]
 
     def guesses(self, rows: pl.DataFrame) -> dict[str, list[str]]:
         """Name of a trivial model → what it makes of each text."""

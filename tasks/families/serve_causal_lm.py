@@ -33,6 +33,8 @@ BATCH_SIZE = 32
 """Conversations answered together."""
 AS_LEARNT = 0
 """Of `max_new_tokens`: as many as the recipe says."""
+UNSAID = -1
+"""Of `temperature`, `top_p`, `top_k` and `seed`: what the recipe says, and no seed."""
 COLUMNS = ("text", "choices", "usage")
 
 MESSAGE = Object(
@@ -62,8 +64,10 @@ SIGNATURE = ModelSignature(
     params=ParamSchema(
         [
             ParamSpec("max_new_tokens", DataType.long, AS_LEARNT),
-            ParamSpec("temperature", DataType.double, 0.0),
-            ParamSpec("top_p", DataType.double, 1.0),
+            ParamSpec("temperature", DataType.double, float(UNSAID)),
+            ParamSpec("top_p", DataType.double, float(UNSAID)),
+            ParamSpec("top_k", DataType.long, UNSAID),
+            ParamSpec("seed", DataType.long, UNSAID),
             ParamSpec("batch_size", DataType.long, BATCH_SIZE),
         ]
     ),
@@ -93,8 +97,8 @@ class Assistant(PythonModel):
             model_input: DataFrame with a column `messages`, lists of `role` and `content` as OpenAI has them, and it
                 may have `tools`; or a column `conversation` with the same as JSON. What the assistant says last is not
                 heeded: that is what is asked for.
-            params: `max_new_tokens` (0: the recipe's), `temperature` (0: the likeliest token each time), `top_p`,
-                `batch_size`.
+            params: `max_new_tokens` (0: the recipe's); `temperature` (0: the likeliest token each time), `top_p`,
+                `top_k` (-1: the recipe's); `seed`, so that the same is drawn again; `batch_size`.
 
         Returns:
             `text`, the answer; `choices` and `usage`, the same as chat completions have it, with `finish_reason` stop
@@ -111,6 +115,38 @@ class Assistant(PythonModel):
         for place, answer in zip(told, answers, strict=True):
             rows[place] = _completion(answer)
         return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
+
+    def predict_stream(
+        self,
+        context: Any,  # noqa: ARG002  MLflow passes it
+        model_input: Any,
+        params: dict[str, Any] | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """The answer to one conversation, in pieces as they are written.
+
+        Args:
+            context: Unused.
+            model_input: One row as `predict` takes it, or a mapping of its columns.
+            params: See `predict`; nothing is searched by beams.
+
+        Yields:
+            Chunks of a chat completion: `choices[0].delta.content`, and in the last one why it came to an end.
+
+        Raises:
+            ValueError: There is neither column, or it is no conversation in which somebody asks.
+        """
+        if not isinstance(model_input, pd.DataFrame):
+            model_input = pd.DataFrame([dict(model_input)])
+        asked = [self._asked(row) for row in _rows(model_input)]
+        if len(asked) != 1 or asked[0] is None:
+            raise ValueError("a stream answers one conversation, in which somebody asks")
+        for text, ended in self.answerer.stream(asked[0], _settings(params or {})[0]):
+            reason = None if ended is None else "stop" if ended else "length"
+            delta = {"role": "assistant", "content": text}
+            yield {
+                "object": "chat.completion.chunk",
+                "choices": [{"index": 0, "delta": delta, "finish_reason": reason}],
+            }
 
     def _asked(self, value: Any) -> Any:
         """The conversation up to the turn that is to be answered, put right; none where it is none."""
@@ -148,12 +184,10 @@ def _settings(params: dict[str, Any]) -> tuple[dict[str, Any], int]:
     chosen: dict[str, Any] = {}
     if params.get("max_new_tokens", AS_LEARNT) != AS_LEARNT:
         chosen["max_new_tokens"] = int(params["max_new_tokens"])
-    if params.get("temperature", 0.0) > 0:
-        chosen |= {
-            "temperature": float(params["temperature"]),
-            "top_p": float(params.get("top_p", 1.0)),
-            "num_beams": 1,
-        }
+    told = {name: params.get(name, UNSAID) for name in ("temperature", "top_p", "top_k", "seed")}
+    chosen |= {name: value for name, value in told.items() if value >= 0}
+    if chosen.get("temperature"):
+        chosen["num_beams"] = 1
     return chosen, int(params.get("batch_size", BATCH_SIZE))
 
 

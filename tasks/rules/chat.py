@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+SAID_BEFOREHAND = frozenset({"system", "developer"})
+"""Roles that say how to answer."""
 SHAREGPT = {
     "human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant",
     "assistant": "assistant", "model": "assistant", "system": "system", "tool": "tool", "observation": "tool",
@@ -130,14 +132,21 @@ def asked(conversation: Conversation) -> Conversation:
     return {**conversation, "messages": messages}
 
 
+def after(conversation: Conversation, examples: Sequence[Message]) -> Conversation:
+    """The conversation with these turns before its own, behind what the system says."""
+    messages = conversation["messages"]
+    begins = next((i for i, message in enumerate(messages) if message["role"] not in SAID_BEFOREHAND), len(messages))
+    return {**conversation, "messages": [*messages[:begins], *examples, *messages[begins:]]}
+
+
 def without_oldest(conversation: Conversation) -> Conversation | None:
     """The conversation without its oldest turns, up to the next one of the user; none where only one is left.
 
     What the system says stays.
     """
     messages = conversation["messages"]
-    kept = [message for message in messages if message["role"] in {"system", "developer"}]
-    turns = [message for message in messages if message["role"] not in {"system", "developer"}]
+    kept = [message for message in messages if message["role"] in SAID_BEFOREHAND]
+    turns = [message for message in messages if message["role"] not in SAID_BEFOREHAND]
     later = next((place for place, message in enumerate(turns) if place and message["role"] == "user"), None)
     return None if later is None else {**conversation, "messages": [*kept, *turns[later:]]}
 

@@ -6,12 +6,21 @@ every model; it imports nothing of ours.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
 
 BATCH_TOKENS = 8_192
 """Most tokens of one batch, those still to be written counted."""
@@ -54,7 +63,7 @@ def write(
         model: Of transformers, in evaluation mode.
         prompts: Token ids; those of a source text where the model has an encoder.
         settings: `max_new_tokens`, those of `FROM_RECIPE`, and to draw instead of taking the likeliest token:
-            `temperature` above 0, `top_p`.
+            `temperature` above 0, `top_p`, `top_k`; `seed`, so that the same prompts get the same texts.
         pad: Token that fills shorter prompts.
         stop: Tokens that end a text.
         most_at_once: Most prompts of a batch.
@@ -65,18 +74,102 @@ def write(
     while start < len(order):
         room = (len(prompts[order[start]]) + settings["max_new_tokens"]) * beams
         places = order[start : start + max(1, min(most_at_once, BATCH_TOKENS // room))]
+        with _drawing(settings.get("seed"), start):
+            texts = _batch(model, [prompts[place] for place in places], config, stop)
+        yield from zip(places, texts, strict=True)
         start += len(places)
-        yield from zip(places, _batch(model, [prompts[place] for place in places], config, stop), strict=True)
+
+
+def stream(
+    model: Any, tokenizer: Any, prompt: Sequence[int], settings: Mapping[str, Any], *, pad: int, stop: Sequence[int]
+) -> Iterator[tuple[str, bool | None]]:
+    """What a model without an encoder writes after one prompt, in pieces as they come.
+
+    Whoever stops listening stops the writing.
+
+    Args:
+        model: Of transformers, in evaluation mode.
+        tokenizer: Its own.
+        prompt: Token ids.
+        settings: See `write`; beams cannot be told before they end, so there are none.
+        pad: Token that fills.
+        stop: Tokens that end a text.
+
+    Yields:
+        Text, and none; at the end what is left of it, and whether it came to an end by itself.
+    """
+    pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    listening = _Listening(stop)
+    faults: list[BaseException] = []
+    ids = torch.tensor([list(prompt)], device=next(model.parameters()).device)
+
+    def writing() -> None:
+        try:
+            with torch.inference_mode(), _drawing(settings.get("seed"), 0):
+                model.generate(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    generation_config=_config({**settings, "num_beams": 1}, pad, stop),
+                    stopping_criteria=StoppingCriteriaList([listening]),
+                    streamer=pieces,
+                )
+        except BaseException as fault:  # noqa: BLE001  told to whoever listens
+            faults.append(fault)
+            pieces.end()
+
+    thread = threading.Thread(target=writing, daemon=True)
+    thread.start()
+    try:
+        for piece in pieces:
+            if piece:
+                yield piece, None
+    finally:
+        listening.asked.clear()
+        thread.join()
+    if faults:
+        raise faults[0]
+    yield "", listening.ended
+
+
+class _Listening(StoppingCriteria):  # type: ignore[misc]  # transformers is not typed
+    """Stops the writing when nobody listens any more, and knows whether a text has ended."""
+
+    def __init__(self, stop: Sequence[int]) -> None:
+        self.asked, self.ended = threading.Event(), False
+        self.asked.set()
+        self._stop = set(stop)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        """`[batch]`: whether to stop."""
+        del scores
+        self.ended = int(input_ids[0, -1]) in self._stop
+        return torch.full((len(input_ids),), not self.asked.is_set(), device=input_ids.device)
+
+
+@contextmanager
+def _drawing(seed: int | None, start: int) -> Iterator[None]:
+    """Draw by a seed of this batch's own, if there is one, and leave the global one as it was."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(seed + start)
+        yield
 
 
 def _config(settings: Mapping[str, Any], pad: int, stop: Sequence[int]) -> GenerationConfig:
     temperature = settings.get("temperature") or 0.0
     how: dict[str, Any] = {"do_sample": False, "num_beams": 1}
     if temperature > 0:
-        how |= {"do_sample": True, "temperature": temperature, "top_p": settings.get("top_p", 1.0), "top_k": 0}
+        more = {"top_p": settings.get("top_p") or 1.0, "top_k": settings.get("top_k") or 0}
+        how |= {"do_sample": True, "temperature": temperature, **more}
     chosen = {name: settings[name] for name in FROM_RECIPE if settings.get(name) is not None}
     return GenerationConfig(
-        max_new_tokens=settings["max_new_tokens"], pad_token_id=pad, eos_token_id=list(stop), **how | chosen
+        max_new_tokens=settings["max_new_tokens"],
+        pad_token_id=pad,
+        eos_token_id=list(stop),
+        use_cache=True,
+        **how | chosen,
     )
 
 
@@ -99,7 +192,6 @@ def _batch(
             input_ids=ids,
             attention_mask=mask,
             generation_config=config,
-            use_cache=True,
             logits_processor=LogitsProcessorList([margin] if margin else []),
         )
     margins = [UNSURE] * len(prompts) if margin is None else margin.smallest(len(prompts))

@@ -5,12 +5,12 @@ This module travels with every model; it imports nothing of ours but its neighbo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from . import chat
-from .generation import MOST_AT_ONCE, write
+from .generation import MOST_AT_ONCE, stream, write
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class Answerer:
     Args:
         model: A language model of transformers, in evaluation mode.
         tokenizer: Its own, with the chat template that it learnt with.
-        about: What training knew of the task: `generation`, see `generation.write`.
+        about: What training knew of the task: `generation`, see `generation.write`; and it may have `shown`, turns that
+            come before every conversation.
     """
 
     def __init__(self, model: Any, tokenizer: Any, about: Mapping[str, Any]) -> None:
@@ -69,6 +70,7 @@ class Answerer:
             conversation: Ends with the turn that is to be answered.
             room: Most tokens.
         """
+        conversation = chat.after(conversation, self.about.get("shown", ()))
         while True:
             text = chat.render(self.tokenizer.chat_template, conversation, self.special, ask=True)
             ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
@@ -79,7 +81,7 @@ class Answerer:
 
     def answers(
         self, conversations: Sequence[chat.Conversation], settings: Mapping[str, Any] | None = None,
-        most_at_once: int = MOST_AT_ONCE,
+        most_at_once: int = MOST_AT_ONCE, kept: MutableMapping[int, Answer] | None = None,
     ) -> list[Answer]:  # fmt: skip
         """The next turn of each conversation.
 
@@ -87,20 +89,35 @@ class Answerer:
             conversations: Each ends with the turn that is to be answered.
             settings: What is other than `about` has it.
             most_at_once: Most of them in one batch.
+            kept: Answers that are known already, by place; the others are added as they are written.
         """
         chosen = {**self.about["generation"], **(settings or {})}
-        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        room = max(1, positions - chosen["max_new_tokens"]) if isinstance(positions, int) else None
-        prompts = [self.prompt(conversation, room) for conversation in conversations]
-        return self._written(prompts, chosen, most_at_once)
+        prompts = [self.prompt(conversation, self._room(chosen)) for conversation in conversations]
+        return self._written(prompts, chosen, most_at_once, {} if kept is None else kept)
 
-    def _written(self, prompts: Sequence[Sequence[int]], chosen: Mapping[str, Any], most_at_once: int) -> list[Answer]:
-        found: dict[int, Answer] = {}
-        pad = self.about["pad_token_id"]
-        for place, written in write(self.model, prompts, chosen, pad=pad, stop=self.stop, most_at_once=most_at_once):
+    def stream(
+        self, conversation: chat.Conversation, settings: Mapping[str, Any] | None = None
+    ) -> Iterator[tuple[str, bool | None]]:
+        """The next turn of a conversation, in pieces; see `generation.stream`."""
+        chosen = {**self.about["generation"], **(settings or {})}
+        prompt = self.prompt(conversation, self._room(chosen))
+        return stream(self.model, self.tokenizer, prompt, chosen, pad=self.about["pad_token_id"], stop=self.stop)
+
+    def _room(self, chosen: Mapping[str, Any]) -> int | None:
+        """Most tokens of a prompt; none where the model does not say."""
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return max(1, positions - chosen["max_new_tokens"]) if isinstance(positions, int) else None
+
+    def _written(
+        self, prompts: Sequence[Sequence[int]], chosen: Mapping[str, Any], most_at_once: int,
+        found: MutableMapping[int, Answer],
+    ) -> list[Answer]:  # fmt: skip
+        left = [place for place in range(len(prompts)) if place not in found]
+        asked, pad = [prompts[place] for place in left], self.about["pad_token_id"]
+        for number, written in write(self.model, asked, chosen, pad=pad, stop=self.stop, most_at_once=most_at_once):
             text = self.tokenizer.decode(written.ids, skip_special_tokens=True)
-            counts = len(written.ids) + written.ended, len(prompts[place])
-            found[place] = Answer(text.strip(), written.ended, *counts, written.margin)
+            counts = len(written.ids) + written.ended, len(asked[number])
+            found[left[number]] = Answer(text.strip(), written.ended, *counts, written.margin)
         return [found[place] for place in range(len(prompts))]
 
 
@@ -114,20 +131,23 @@ class Rewriter(Answerer):
     """
 
     def rewritten(
-        self, texts: Sequence[str], settings: Mapping[str, Any] | None = None, most_at_once: int = MOST_AT_ONCE
-    ) -> list[Answer]:
+        self, texts: Sequence[str], settings: Mapping[str, Any] | None = None, most_at_once: int = MOST_AT_ONCE,
+        kept: MutableMapping[int, Answer] | None = None,
+    ) -> list[Answer]:  # fmt: skip
         """What is made of each text.
 
         Args:
             texts: As they were learnt from.
             settings: What is other than `about` has it.
             most_at_once: Most of them in one batch.
+            kept: See `answers`.
         """
         if not self.model.config.is_encoder_decoder:
-            return self.answers([request(text, self.about) for text in texts], settings, most_at_once)
+            return self.answers([request(text, self.about) for text in texts], settings, most_at_once, kept)
         self.backend.enable_truncation(self.about["max_seq_length"])
         try:
             prompts = [self.backend.encode(self.about["prefix"] + text).ids for text in texts]
         finally:
             self.backend.no_truncation()
-        return self._written(prompts, {**self.about["generation"], **(settings or {})}, most_at_once)
+        chosen = {**self.about["generation"], **(settings or {})}
+        return self._written(prompts, chosen, most_at_once, {} if kept is None else kept)

@@ -80,9 +80,11 @@ def test_what_a_family_does_not_heed_is_refused(monkeypatch, name, value):
     assert minimal(train={"class_weights": "none"}).train.class_weights == "none"
 
 
-def test_packing_is_for_models_that_write():
-    with pytest.raises(ValidationError, match="packing is for models that write, and text-classification has none"):
+def test_packing_and_examples_are_for_models_that_write():
+    with pytest.raises(ValidationError, match=r"packing: for models that write, and text-classification has none"):
         minimal(train={"packing": True})
+    with pytest.raises(ValidationError, match=r"evaluate\.shots: for models that write"):
+        minimal(evaluate={"shots": 3})
     assert minimal(train={"packing": False}).train.packing is False
 
 

@@ -92,14 +92,14 @@ def folders(tmp_path: Path) -> Folders:
 def test_validation_and_test_are_predicted_with_the_model_that_serves(tmp_path: Path) -> None:
     asked = []
 
-    def predict(model: Path, files: Mapping[Path, Path]) -> dict[str, Any]:
-        asked.append((model, dict(files)))
+    def predict(model: Path, files: Mapping[Path, Path], *, work: Path) -> dict[str, Any]:
+        asked.append((model, dict(files), work))
         return {"rows": 3, "tokens": 9, "seconds": 0.5, "more": 1}
 
     tokens, model, out = (tmp_path / name for name in ("tokens", "model", "out"))
-    found = evaluate.model_predictions(task=TASK, tokens=tokens, model=model, predict=predict, out=out)
+    found = evaluate.model_predictions(task=TASK, tokens=tokens, model=model, predict=predict, work=tmp_path, out=out)
     files = {tokens / f"{side}.arrow": out / f"{side}.parquet" for side in ("validation", "test")}
-    assert asked == [(model / "model", files)]
+    assert asked == [(model / "model", files, tmp_path)]
     assert found == {"rows": 3, "tokens": 9, "seconds": 0.5}
 
 

@@ -164,3 +164,5 @@ def test_packing_and_activations_made_anew_change_nothing_that_is_learnt(tmp_pat
         assert (together[2][name] - weight).abs().max() <= 0.02 * moved, name
     assert together[1]["validation"]["loss"] == pytest.approx(plain[1]["validation"]["loss"], rel=1e-4)
     assert plain[1]["validation"]["loss"] < 3.0
+    if method != "full":
+        assert (plain[1]["merged_texts"], plain[1]["merged_texts_alike"]) == (8, 8)

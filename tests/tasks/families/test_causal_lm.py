@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from schemas.errors import RecipeError
 from schemas.loading import validate_recipe
@@ -13,7 +14,7 @@ from tasks.batches import TokenTable
 from tasks.families import IGNORED, Loss
 from tasks.families.causal_lm import CausalLm, CausalLmTask
 from tasks.predict import outputs_of, predict
-from tasks.rules import chat
+from tasks.rules import chat, writing
 from tasks.rules.part import clean_part
 from tasks.sources import Batch
 from tasks.sources.conversations import composed
@@ -138,6 +139,57 @@ def test_an_untaught_model_answers_and_is_measured(base, table, tmp_path):
     assert f"1.\n\n- wanted: bad\n- written: {found['prediction'][0]}\n- base: {found['prediction'][0]}" in report
 
 
+def test_an_interrupted_evaluation_writes_only_what_is_left(base, table, tmp_path, monkeypatch):
+    _rows, folder = table
+    asked: list[int] = []
+    write = writing.write
+
+    def counted(model, prompts, settings, **options):
+        for number, written in write(model, prompts, settings, **options):
+            if len(asked) == 2:
+                raise KeyboardInterrupt
+            asked.append(number)
+            yield number, written
+
+    monkeypatch.setattr(writing, "write", counted)
+    job = {
+        "emit": print, "family": "causal-lm", "model": str(base), "work": str(tmp_path),
+        "tokens": {str(folder / "test.arrow"): str(tmp_path / "test.parquet")},
+    }  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        predict(**job)
+    assert not (tmp_path / "test.parquet").exists()
+    asked[:] = [0]
+    predict(**job)
+    assert asked == [0, 0]  # one more
+    monkeypatch.undo()
+    predict(**job | {"work": None, "tokens": {str(folder / "test.arrow"): str(tmp_path / "whole.parquet")}})
+    found, whole = (pl.read_parquet(tmp_path / f"{name}.parquet") for name in ("test", "whole"))
+    assert found.drop("margin", "loss").equals(whole.drop("margin", "loss"))
+
+
+def test_examples_come_before_the_question_and_their_likelihood_is_not_told(base, table, tmp_path):
+    _rows, folder = table
+    shown = FAMILY.examples(pl.DataFrame({"id": ["a", "b", "c"], "text": TALKS, "conversation": TALKS}), META, 5)
+    assert [turn["content"] for turn in shown] == ["good film", "bad", "the the the", "poor poor"]  # the shorter half
+    predict(
+        emit=print, family="causal-lm", model=str(base), tokens={str(folder / "test.arrow"): str(tmp_path / "p")},
+        shown=shown,
+    )  # fmt: skip
+    found = pl.read_parquet(tmp_path / "p")
+    assert set(found.columns) == {"id", "truth", "prediction", "ended", "margin"}
+    answerer = writing.Answerer(*loaded(base), META | {"shown": shown})
+    question = chat.read(TALKS[0])
+    alone = writing.Answerer(*loaded(base), META)
+    assert answerer.prompt(chat.asked(question), None) == alone.prompt(
+        chat.asked({"messages": [*shown, *question["messages"]]}), None
+    )
+
+
+def loaded(base):
+    return AutoModelForCausalLM.from_pretrained(base).eval(), AutoTokenizer.from_pretrained(base)
+
+
 def test_what_is_served_otherwise_is_told_unless_two_tokens_were_all_but_equal():
     was = {"id": "a", "prediction": "yes", "margin": 0.5}
     assert FAMILY.difference(was, {"text": "yes"}, META) is None
@@ -165,6 +217,9 @@ def recipe(**sections: Any) -> Any:
         ({"registry": {"onnx": True}}, "registry.onnx is not for causal-lm"),
         ({"task": {"family": "causal-lm", "prompt_column": "q"}}, "belong together"),
         ({"task": {"family": "causal-lm", "input_column": "q"}}, "input_column and system_column go with"),
+        ({"task": {"family": "causal-lm", "top_p": 0.5}}, "top_p and top_k say among which tokens is drawn"),
+        ({"task": {"family": "causal-lm", "temperature": 1, "num_beams": 2}}, "temperature draws and num_beams 2"),
+        ({"evaluate": {"metric": "likelihood", "shots": 3}}, "evaluate.shots goes by what is written"),
         ({"train": {"label_smoothing": 0.1}}, "train.label_smoothing is 0.1"),
         ({"evaluate": {"metric": "f1"}}, "evaluate.metric is 'f1': causal-lm has rouge_l, chrf, bleu"),
     ],

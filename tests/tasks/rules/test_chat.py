@@ -152,3 +152,11 @@ def test_a_template_that_forgets_turns_cannot_tell_what_is_learnt():
 def test_a_refusal_of_the_template_is_told():
     with pytest.raises(ValueError, match="refuses it: roles must alternate"):
         chat.render("{{ raise_exception('roles must alternate') }}", said("hi"), SPECIAL)
+
+
+def test_examples_follow_what_the_system_says():
+    talk = {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}], "tools": [1]}
+    example = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    assert [m["content"] for m in chat.after(talk, example)["messages"]] == ["s", "x", "y", "u"]
+    assert chat.after(talk, example)["tools"] == [1]
+    assert chat.after(talk, []) == talk

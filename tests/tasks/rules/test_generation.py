@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tasks.rules import generation
 from tasks.rules.generation import write
@@ -95,3 +97,63 @@ def test_runs_of_tokens_occur_once_where_that_is_asked(model):
     for found in written(model, PROMPTS, no_repeat_ngram_size=2, max_new_tokens=30):
         pairs = list(zip(found.ids, found.ids[1:], strict=False))
         assert len(pairs) == len(set(pairs))
+
+
+# Drawn, and in pieces.
+
+DRAWN = {"temperature": 1.5, "top_k": 12}
+
+
+def test_what_is_drawn_by_a_seed_is_drawn_again_and_leaves_the_global_one_alone(model):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first = written(model, PROMPTS, seed=1, **DRAWN)
+    assert torch.equal(torch.rand(1), expected)
+    assert [each.ids for each in written(model, PROMPTS, seed=1, **DRAWN)] == [each.ids for each in first]
+    assert [each.ids for each in written(model, PROMPTS, seed=2, **DRAWN)] != [each.ids for each in first]
+    assert [each.margin for each in first] == [generation.UNSURE] * len(PROMPTS)
+
+
+def test_the_likeliest_of_one_is_what_is_drawn_of_one(model):
+    likeliest = [each.ids for each in written(model, PROMPTS)]
+    assert [each.ids for each in written(model, PROMPTS, temperature=2.0, top_k=1)] == likeliest
+    assert [each.ids for each in written(model, PROMPTS, temperature=1.0, top_p=1e-6)] == likeliest
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return AutoTokenizer.from_pretrained(tiny_decoder(tmp_path_factory.mktemp("base")))
+
+
+@pytest.mark.parametrize("most", [1, 2, 12])
+def test_pieces_make_up_the_text_that_is_written_at_once(model, tokenizer, most):
+    for prompt in PROMPTS:
+        (whole,) = written(model, [prompt], max_new_tokens=most)
+        *pieces, (rest, ended) = generation.stream(
+            model, tokenizer, prompt, {"max_new_tokens": most}, pad=PAD, stop=(END,)
+        )
+        text = "".join(piece for piece, _ in pieces) + rest
+        assert text.strip() == tokenizer.decode(whole.ids, skip_special_tokens=True).strip()
+        assert {told for _, told in pieces} <= {None}
+        assert ended == whole.ended
+
+
+def test_whoever_stops_listening_stops_the_writing(model, tokenizer):
+    steps = []
+    watched = model.register_forward_hook(lambda *_: steps.append(1))
+    try:
+        listened = generation.stream(
+            model, tokenizer, PROMPTS[0], {"max_new_tokens": 90, "temperature": 5.0}, pad=PAD, stop=()
+        )
+        next(listened)
+        listened.close()
+    finally:
+        watched.remove()
+    assert len(steps) < 90
+    assert threading.active_count() < 30
+
+
+def test_what_fails_while_writing_is_told_to_whoever_listens(model, tokenizer):
+    with pytest.raises(IndexError):
+        list(generation.stream(model, tokenizer, [10_000], {"max_new_tokens": 3}, pad=PAD, stop=(END,)))
