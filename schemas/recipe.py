@@ -102,7 +102,7 @@ Method = Annotated[
 ]
 
 LEARNING_RATES = {
-    "lora": 5e-4, "rslora": 5e-4, "dora": 5e-4, "qlora": 2e-4, "ia3": 5e-3, "bitfit": 1e-3, "freeze": 1e-4,
+    "lora": 1e-3, "rslora": 5e-4, "dora": 1e-3, "qlora": 2e-4, "ia3": 1.5e-2, "bitfit": 3e-3, "freeze": 3e-4,
 }  # fmt: skip
 """Method → peak learning rate where the recipe names none; `benchmarks/methods.py` measures around them."""
 

@@ -106,7 +106,11 @@ def difference(before: Floats, after: Floats) -> float:
     Raises:
         Fault: It is beyond the tolerance, or no number.
     """
-    largest = float(np.max(np.abs(after - before) / np.maximum(1.0, np.abs(before))))
+    moved = after != before  # what is impossible, minus infinity, is so before and after
+    if not moved.any():
+        return 0.0
+    was, now = before[moved], after[moved]
+    largest = float(np.max(np.abs(now - was) / np.maximum(1.0, np.abs(was))))
     if not largest <= TOLERANCE:
         raise Fault(f"merging the adapters changed a prediction by {largest:.2g}, more than {TOLERANCE:g}")
     return largest
