@@ -110,7 +110,8 @@ def difference(before: Floats, after: Floats) -> float:
     if not moved.any():
         return 0.0
     was, now = before[moved], after[moved]
-    largest = float(np.max(np.abs(now - was) / np.maximum(1.0, np.abs(was))))
+    with np.errstate(invalid="ignore"):  # from impossible to possible is no number, and refused as such
+        largest = float(np.max(np.abs(now - was) / np.maximum(1.0, np.abs(was))))
     if not largest <= TOLERANCE:
         raise Fault(f"merging the adapters changed a prediction by {largest:.2g}, more than {TOLERANCE:g}")
     return largest

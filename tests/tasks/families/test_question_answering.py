@@ -41,25 +41,39 @@ def tokens(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     return token_files(tmp_path_factory.mktemp("tokens"), base, {"train": 900, "validation": 60, "test": 150}, META)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, base: Path, tokens: Path) -> Path:
-    """Trained on questions whose contexts are two windows long."""
-    work, out = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("out")
+def trained(folder: Path, base: Path, tokens: Path, **settings: Any) -> dict[str, Any]:
+    """Train below `folder`; the record."""
     spec: dict[str, Any] = {
         "task": {"family": "question-answering"},
         "model": {"base": ""},
-        "train": {"learning_rate": 3e-3, "global_batch_size": 32, "epochs": 6, "precision": "fp32", "eval_steps": 500},
+        "train": {"learning_rate": 3e-3, "global_batch_size": 32, "precision": "fp32", "eval_steps": 500, **settings},
         "base": str(base),
         "tokens": str(tokens),
         "metric": "f1",
     }
+    (folder / "work").mkdir()
     plan = plan_training(emit=lambda *_, **__: None, **spec)
-    record = train(
-        emit=lambda *_, **__: None, plan=Plan.model_validate(plan).model_dump(), work=str(work), out=str(out),
-        save_minutes=60, **spec,
+    return train(
+        emit=lambda *_, **__: None, plan=Plan.model_validate(plan).model_dump(), work=str(folder / "work"),
+        out=str(folder / "out"), save_minutes=60, **spec,
     )  # fmt: skip
-    assert record["validation"]["f1"] > 0.9
-    return out
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, base: Path, tokens: Path) -> Path:
+    """Trained on questions whose contexts are two windows long."""
+    folder = tmp_path_factory.mktemp("learnt")
+    assert trained(folder, base, tokens, epochs=6)["validation"]["f1"] > 0.9
+    return folder / "out"
+
+
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora", "ia3"])
+def test_adapters_are_merged_though_some_answers_are_impossible(
+    tmp_path: Path, base: Path, tokens: Path, method: str
+) -> None:
+    record = trained(tmp_path, base, tokens, max_steps=12, method={"kind": method})
+    assert 0 < record["merge_difference"] < 1e-4
+    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists()
 
 
 @pytest.fixture(scope="module")
