@@ -154,6 +154,8 @@ class Train(Section):
     """Focal loss: what the model is sure of counts less, by (1 - probability)^gamma; 2 is usual, 0 is cross-entropy."""
     neftune_alpha: Annotated[float, Field(gt=0, le=100, title="NEFTune alpha")] | None = None
     """Noise on the embeddings while learning (Jain et al. 2023), for models that write; 5 is usual, empty: none."""
+    preference_beta: Annotated[float, Field(gt=0, le=10)] = 0.1
+    """Of preferences: how closely the model stays to what it was; smaller lets it go further."""
     eval_steps: Annotated[PositiveInt | None, Field(title="Evaluate every (steps)")] = None
     """Steps between two evaluations on validation; default: half an epoch."""
     early_stopping_patience: PositiveInt | None = 4
@@ -212,13 +214,17 @@ class Train(Section):
         return self
 
 
-ABOUT_CLASSES: dict[str, tuple[object, ...]] = {
-    "sampling": ("shuffled",),
-    "class_weights": ("auto", "none"),
-    "label_smoothing": (0,),
-    "focal_gamma": (0,),
+NO_CLASSES, NO_PAIRS, NO_TEXTS = "has no classes", "has no pairs of answers", "writes no texts"
+HEEDED_BY_SOME: dict[str, tuple[tuple[object, ...], str]] = {
+    "train.sampling": (("shuffled",), NO_CLASSES),
+    "train.class_weights": (("auto", "none"), NO_CLASSES),
+    "train.label_smoothing": ((0,), NO_CLASSES),
+    "train.focal_gamma": ((0,), NO_CLASSES),
+    "train.packing": ((None, False), NO_TEXTS),
+    "train.preference_beta": ((0.1,), NO_PAIRS),
+    "evaluate.shots": ((0,), NO_TEXTS),
 }
-"""Fields of `train` that not every task family heeds → values that ask for nothing."""
+"""Fields that not every task family heeds → values that ask for nothing, and what families lack that do not heed it."""
 
 
 class Slices(Section):
@@ -394,15 +400,12 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _training_heeded(self) -> Self:
-        asked = {name: getattr(self.train, name) for name in ABOUT_CLASSES if name not in self.task.heeds}
-        idle = [f"train.{name} is {value!r}" for name, value in asked.items() if value not in ABOUT_CLASSES[name]]
-        if idle:
-            raise ValueError(f"{', '.join(idle)}: {self.task.family} has no classes that it could be for")
-        of_writing = {"train.packing": self.train.packing, "evaluate.shots": self.evaluate.shots}
-        idle = [name for name, value in of_writing.items() if value and name.split(".")[1] not in self.task.heeds]
-        if idle:
-            raise ValueError(f"{', '.join(idle)}: for models that write, and {self.task.family} has none; leave it out")
+    def _what_is_asked_is_heeded(self) -> Self:
+        for field, (idle, lacks) in HEEDED_BY_SOME.items():
+            section, name = field.split(".")
+            value = getattr(getattr(self, section), name)
+            if name not in self.task.heeds and value not in idle:
+                raise ValueError(f"{field} is {value!r}: {self.task.family} {lacks} that it could be for")
         return self
 
     @model_validator(mode="after")

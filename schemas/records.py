@@ -80,7 +80,7 @@ class Plan(Record):
         memory_bytes: What training is thought to need; 0 where that was not counted.
         threads: Threads of one operation.
         class_weights: Loss weight per label, or none.
-        label_smoothing, focal_gamma: Of the loss, as in the recipe.
+        label_smoothing, focal_gamma, preference_beta: Of the loss, as in the recipe.
         reasons: Why, for each choice that was not the recipe's.
     """
 
@@ -99,6 +99,7 @@ class Plan(Record):
     class_weights: tuple[float, ...] | None
     label_smoothing: float
     focal_gamma: float
+    preference_beta: float = 0.1
     activation_checkpointing: bool = False
     memory_bytes: int = 0
     reasons: dict[str, str]

@@ -59,6 +59,10 @@ class TokenTable:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def add(self, name: str, values: np.ndarray[Any, Any]) -> None:
+        """Another column, `[rows, …]`."""
+        self._others[name] = values
+
     @cached_property
     def _of_tokens(self) -> set[str]:
         """Columns that hold one number for each token of a row."""

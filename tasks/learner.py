@@ -31,14 +31,14 @@ from schemas.base import TaskSection, load_family
 from schemas.recipe import Adapters, Model, Train
 from schemas.records import Plan
 from tasks import merging, methods, packing, stopping
-from tasks.batches import EpochBatches, Ints, TokenTable, micro_batches
+from tasks.batches import ALL, EpochBatches, Ints, TokenTable, micro_batches
 from tasks.digests import file_sha256, write_atomically
 from tasks.divergence import Step, diverged, keep_step
-from tasks.families import Family, Meta
+from tasks.families import REFERENCE, Family, Meta
 from tasks.layers import bare
 from tasks.machine import release_free_memory
 from tasks.optimisers import optimizer_of, schedule_of
-from tasks.predict import loss_of, predictions_of
+from tasks.predict import loss_of, outputs_of, predictions_of
 
 Emit = Callable[..., None]
 
@@ -80,6 +80,9 @@ class Job:
         pad = self.meta["pad_token_id"]
         self.training_rows = TokenTable(Path(tokens) / "train.arrow", pad)
         self.validation_rows = TokenTable(Path(tokens) / "validation.arrow", pad)
+        if self.family.refers:  # until `refer` knows better
+            for table in (self.training_rows, self.validation_rows):
+                table.add(REFERENCE, np.zeros((len(table), 2), np.float32))
 
     def load(self, attention: str) -> PreTrainedModel:
         """The base model with the task's head and the recipe's method; seeded: a new head is always the same."""
@@ -102,6 +105,22 @@ class Job:
             inner.activation_checkpointing_enable()
             inner.disable_input_require_grads()  # only checkpoints of the old kind needed them
         return model
+
+    def refer(self, model: PreTrainedModel, plan: Plan, work: Path) -> None:
+        """Have the untaught model say of every row what the family's loss refers to; kept in `work`."""
+        if not self.family.refers:
+            return
+        model.eval()
+        for name, table in (("train", self.training_rows), ("validation", self.validation_rows)):
+            file = work / f"{REFERENCE}-{name}.npy"
+            if not file.exists():
+                with autocast(plan), fused_attention(model, plan):
+                    outputs, _ = outputs_of(model, self.family, table, plan)
+                draft = file.with_suffix(".draft")
+                with draft.open("wb") as writing:
+                    np.save(writing, self.family.reference(np.asarray(outputs.part(ALL))).astype(np.float32))
+                draft.replace(file)
+            table.add(REFERENCE, np.load(file))
 
     def as_taught(self, batch: Mapping[str, torch.Tensor], plan: Plan) -> dict[str, torch.Tensor]:
         """A batch on the plan's device, packed where the plan says so."""
@@ -231,6 +250,7 @@ class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
             Stopped: It was asked for meanwhile; what was learnt is saved.
             Fault: The adapters, merged, do not predict what they predicted.
         """
+        self.job.refer(self.model, self.plan, self.work)
         checkpoint = last_whole_checkpoint(self.work)
         began = time.monotonic()
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -121,6 +121,7 @@ def make_plan(
         class_weights=class_weights,
         label_smoothing=train.label_smoothing,
         focal_gamma=train.focal_gamma,
+        preference_beta=train.preference_beta,
         reasons={
             "precision": numbers_reason,
             "attention": attention_reason,

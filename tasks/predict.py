@@ -111,6 +111,7 @@ def predict(
     tokens: Mapping[str, str],
     shown: Sequence[Mapping[str, Any]] = (),
     work: str | None = None,
+    write: bool = True,
 ) -> dict[str, Any]:
     """Predict every row of some token files with a trained model, in float32 as it will serve; loads the model once.
 
@@ -121,6 +122,7 @@ def predict(
         tokens: `.arrow` file of the tokenize artifact → Parquet file to write: id, truth, prediction and what the
             family adds, one row for each text.
         shown: Turns that come before every conversation, for families that write.
+        write: Whether families that write do; likelihoods alone take a fraction of the time.
         work: Folder in which what is written is kept until all of it is; default: it is not.
 
     Returns:
@@ -142,7 +144,7 @@ def predict(
         table = TokenTable(Path(file), meta["pad_token_id"])
         outputs, _ = outputs_of(loaded, chosen, table, None, Path(out).parent)
         written: Mapping[str, Sequence[Any]] = {}
-        if chosen.writes:
+        if chosen.writes and write:
             with _kept(work, out) as kept:
                 written = chosen.written(loaded, Path(model), table.columns_of(ALL), meta, kept)
         with Writer(Path(out)) as writer:
@@ -224,7 +226,7 @@ def loss_of(plan: Plan | None, device: torch.device | str) -> Loss:
     if plan is None:
         return Loss()
     weights = None if plan.class_weights is None else torch.tensor(plan.class_weights, device=device)
-    return Loss(weights, plan.label_smoothing, plan.focal_gamma)
+    return Loss(weights, plan.label_smoothing, plan.focal_gamma, plan.preference_beta)
 
 
 def frames_of(family: Family, table: TokenTable, outputs: Outputs, meta: Meta) -> Iterator[pl.DataFrame]:

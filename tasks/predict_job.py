@@ -18,9 +18,9 @@ class Predict(Protocol):
 
     def __call__(
         self, model: Path, tokens: Mapping[Path, Path], *, work: Path | None = None,
-        shown: Sequence[Mapping[str, Any]] = (),
+        shown: Sequence[Mapping[str, Any]] = (), write: bool = True,
     ) -> Mapping[str, Any]:  # fmt: skip
-        """For `work` and `shown` see `tasks.predict.predict`."""
+        """For `work`, `shown` and `write` see `tasks.predict.predict`."""
         ...
 
 
@@ -42,11 +42,16 @@ def predict_in_child(context: Context) -> Predict:
     """Prediction with the recipe's family, in this process's child."""
 
     def predict(
-        model: Path, tokens: Mapping[Path, Path], *, work: Path | None = None, shown: Sequence[Mapping[str, Any]] = ()
+        model: Path,
+        tokens: Mapping[Path, Path],
+        *,
+        work: Path | None = None,
+        shown: Sequence[Mapping[str, Any]] = (),
+        write: bool = True,
     ) -> Mapping[str, Any]:
         files = {str(file): str(out) for file, out in tokens.items()}
-        spec = {"family": context.recipe.task.family, "model": str(model), "tokens": files, "shown": list(shown)}
-        spec |= {"work": str(work)} if work else {}
+        spec: dict[str, Any] = {"family": context.recipe.task.family, "model": str(model), "tokens": files}
+        spec |= {"shown": list(shown), "write": write, "work": str(work) if work else None}
         return run_job("predict", spec)
 
     run_job = run_in_child(context)

@@ -85,11 +85,16 @@ def paired(
         seed: Same seed, same interval.
 
     Raises:
-        DataError: No row in common, or the two disagree about what is true.
+        DataError: No row in common, the two disagree about what is true, or the metric is not known of both.
     """
     ours, theirs = common(new, old)
     ours_numbers, theirs_numbers = numbers(ours), numbers(theirs)
     size = ours_numbers.shape[1]
+
+    for whose, found in (("new", ours_numbers), ("old", theirs_numbers)):
+        if metric not in metrics(found.sum(0)):
+            rule = f"nobody knows it of the {whose} model's predictions"
+            raise DataError(Problem("evaluate.metric", metric, rule, "compare by another metric"))
 
     def difference(sums: Floats) -> Mapping[str, Floats]:
         return {metric: metrics(sums[..., :size])[metric] - metrics(sums[..., size:])[metric]}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from schemas.base import TaskSection
@@ -17,15 +18,22 @@ from tasks.context import Context
 from tasks.evaluate import read_meta
 from tasks.families import MEASURING, family_of
 from tasks.home import Home
+from tasks.predict_job import predict_in_child
 from tasks.register import as_collected, start_verifier
 from tasks.registry import Registered, files_of
+from tasks.tokenizer import Base
+from tasks.tokens_part import encode_file
 
 Ask = Callable[[Sequence[Mapping[str, Any]]], Sequence[Mapping[str, Any]]]
 """What a version answers to rows as they come in service."""
 
 
+Reread = Callable[[Path, Path], Path]
+"""Predicts rows of a Parquet file with the version's weights, without writing texts, in a folder; the file made."""
+
+
 def version_predictions(
-    *, identity: str, task: TaskSection, split: Path, raw: Path, ask: Ask, out: Path
+    *, identity: str, task: TaskSection, split: Path, raw: Path, ask: Ask, reread: Reread, out: Path
 ) -> dict[str, Any]:  # fmt: skip
     """Write `test.parquet`, the version's predictions of the test rows.
 
@@ -35,6 +43,7 @@ def version_predictions(
         split: Folder of the split artifact.
         raw: Folder of the collect artifact.
         ask: Asks the version.
+        reread: Reads off its weights what it does not tell.
         out: Where to write.
     """
     import polars as pl
@@ -44,7 +53,12 @@ def version_predictions(
     rows = pl.read_parquet(file, glob=False)
     asked = as_collected(rows["id"], family.asked_columns, test=file, raw=raw)
     answers = ask(asked.select(family.asked_columns).to_dicts())
-    family.from_served(answers, rows, read_meta(split)).write_parquet(out / "test.parquet")
+    found = family.from_served(answers, rows, read_meta(split))
+    if family.unserved:
+        with TemporaryDirectory() as folder:
+            more = pl.read_parquet(reread(file, Path(folder)), columns=["id", *family.unserved])
+        found = found.join(more, on="id", how="left", maintain_order="left")
+    found.write_parquet(out / "test.parquet")
     return {"rows": rows.height}
 
 
@@ -55,13 +69,23 @@ def served_predictions(context: Context, raw: Artifact, sides: Artifact, version
         uri = f"models:/{version.name}/{version.version}"
         return start_verifier(context.family).predict(context.home.mlflow_uri, uri, rows)
 
+    def reread(rows: Path, folder: Path) -> Path:
+        """By its own tokenizer and its own notes."""
+        files = files_of(context.home, version)
+        meta = json.loads((files / "hone.json").read_text(encoding="utf-8"))
+        (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+        tokens, found = folder / "test.arrow", folder / "read.parquet"
+        encode_file(context.family, meta, Base(files).tokenizer, vocab_size=None, rows=rows, out=tokens)
+        predict_in_child(context)(files, {tokens: found}, write=False)
+        return found
+
     known_by = version.identity or f"{version.model_id} {version.name} {version.version}"
     return context.artifact(
         "served",
         version_predictions,
         settings={"identity": known_by, "task": context.recipe.task},
         inputs={"split": sides, "raw": raw},
-        unkeyed={"ask": ask},
+        unkeyed={"ask": ask, "reread": reread},
         modules=(type(context.family).__module__,),
         libraries=("polars", "torch", "transformers"),
         apart_from=MEASURING,

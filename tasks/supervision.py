@@ -29,6 +29,8 @@ def encode_conversations(
     meta: Mapping[str, Any],
     tokenizer: BaseTokenizer,
     field: str,
+    *,
+    last: bool = False,
     **texts: Sequence[str],
 ) -> Encoded:
     """Conversations as a model learns from them, one window each.
@@ -38,6 +40,7 @@ def encode_conversations(
         meta: The task's, with `max_seq_length` and `chat_template`, none for the model's own.
         tokenizer: The base model's.
         field: Of the recipe, for errors.
+        last: Only the last answer is learnt.
         texts: Column → a text for each, kept for `Family.predictions`.
 
     Raises:
@@ -49,6 +52,9 @@ def encode_conversations(
     rows, uncut = [], []
     for conversation in conversations:
         ids, labels, length = _fitting(conversation, template, tokenizer, longest, field)
+        labels[0] = IGNORED  # nothing comes before it, so nothing foretells it
+        if last:
+            labels = last_answer(labels)
         rows.append((ids, labels))
         uncut.append(length)
     columns = {
@@ -56,6 +62,12 @@ def encode_conversations(
         **{name: pa.array(column, pa.string()) for name, column in texts.items()},
     }
     return Encoded([ids for ids, _ in rows], [1] * len(rows), uncut, columns)
+
+
+def last_answer(labels: Sequence[int]) -> list[int]:
+    """The labels without those of all answers but the last one."""
+    begins = max((place for place, label in enumerate(labels) if label != IGNORED and labels[place - 1] == IGNORED))
+    return [label if place >= begins else IGNORED for place, label in enumerate(labels)]
 
 
 def template_of(meta: Mapping[str, Any], tokenizer: BaseTokenizer) -> str:

@@ -46,6 +46,10 @@ IGNORED = -100
 """Label of a token that teaches nothing; torch's cross-entropy leaves it out."""
 
 
+REFERENCE = "reference"
+"""Column of a batch with what the untaught model finds, two numbers for each row, where a family `refers` to it."""
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Some rows as a model reads them. An overlong row is cut, or becomes several windows, one after the other.
@@ -73,11 +77,13 @@ class Loss:
         weights: Of each label; none where all weigh the same.
         label_smoothing: Share of each label that is spread evenly over all of them.
         focal_gamma: Power of the model's doubt that an example's loss is multiplied by; 0 for plain cross-entropy.
+        preference_beta: How much a change of a log-likelihood is worth.
     """
 
     weights: torch.Tensor | None = None
     label_smoothing: float = 0.0
     focal_gamma: float = 0.0
+    preference_beta: float = 0.1
 
 
 class Family(Protocol):
@@ -104,6 +110,10 @@ class Family(Protocol):
     """Whether predictions are texts written token by token; then the base model can do the task as well."""
     packs: bool
     """Whether its loss takes packed rows, see `tasks.packing`, where the model does."""
+    refers: bool
+    """Whether its loss goes by what the untaught model finds of each row, `REFERENCE`."""
+    unserved: tuple[str, ...]
+    """Columns of predictions that a registered model does not tell: read off its weights where it is compared."""
     row_score: str
     """What the mean of `row_scores` is, as people read it."""
     part: str
@@ -189,6 +199,10 @@ class Family(Protocol):
 
         `[batch, …]`, or for each window `[tokens, …]` where something is predicted for every token.
         """
+        ...
+
+    def reference(self, outputs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """`REFERENCE` of rows, `[rows, 2]`, out of the untaught model's `outputs`; where the family `refers` to it."""
         ...
 
     def predictions(self, windows: Windows, meta: Meta) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class Base:
     checked_rows = 512
     writes = False
     packs = False
+    refers = False
+    unserved: tuple[str, ...] = ()
     labelled: Labelled | None = None
     row_score = "accuracy"
     part = "label"
@@ -108,6 +110,10 @@ class Base:
         """None."""
         del rows, meta, count
         return []
+
+    def reference(self, outputs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """It refers to none."""
+        raise NotImplementedError
 
     def loss_weights(self, labels: np.ndarray[Any, Any], meta: Meta, how: str) -> tuple[tuple[float, ...] | None, str]:
         """None: the task has no classes to weigh."""

@@ -32,7 +32,21 @@ if TYPE_CHECKING:
 MESSAGES = "messages"
 
 
-class CausalLmTask(GeneratingTask):
+class TurnsTask(GeneratingTask):
+    """What is learnt are turns of a conversation."""
+
+    chat_template: str | None = None
+    """Jinja; default: the base model's, or a plain one where it has none."""
+
+    def misfits(self, recipe: Recipe) -> list[str]:
+        """Also white space: answers have lines."""
+        found = super().misfits(recipe)
+        if recipe.clean.collapse_whitespace:
+            found.append("clean.collapse_whitespace would join the lines of answers: set it to false")
+        return found
+
+
+class CausalLmTask(TurnsTask):
     """The assistant's turns of a conversation are learnt."""
 
     family: Literal["causal-lm"] = "causal-lm"
@@ -46,8 +60,6 @@ class CausalLmTask(GeneratingTask):
     """The column with what an instruction is about, where there is one."""
     system_column: str | None = None
     """The column with what is said beforehand, where there is one."""
-    chat_template: str | None = None
-    """Jinja; default: the base model's, or a plain one where it has none."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -71,21 +83,14 @@ class CausalLmTask(GeneratingTask):
         named = {name: getattr(self, f"{name}_column") for name in ("prompt", "completion", "system", "input")}
         return {name: column for name, column in named.items() if column}
 
-    def misfits(self, recipe: Recipe) -> list[str]:
-        """Also white space: answers have lines."""
-        found = super().misfits(recipe)
-        if recipe.clean.collapse_whitespace:
-            found.append("clean.collapse_whitespace would join the lines of answers: set it to false")
-        return found
-
 
 class CausalLm(Generating):
     """See `tasks.families.Family`."""
 
-    section = CausalLmTask
+    section: type[GeneratingTask] = CausalLmTask
     serving = Path(__file__).with_name("serve_causal_lm.py")
     serving_libraries = (*Generating.serving_libraries, "jinja2")
-    target_columns = ("conversation",)
+    target_columns: tuple[str, ...] = ("conversation",)
 
     @property
     def asked_columns(self) -> tuple[str, ...]:
@@ -99,27 +104,32 @@ class CausalLm(Generating):
         from tasks.rules import chat
         from tasks.rules.repair import repaired
 
-        read = [None if text is None or chat.fault_of(text) else chat.read(text) for text in before["conversation"]]
-        texts = [text for conversation in read if conversation for text in chat.texts(conversation)]
-        right = dict(zip(texts, repaired(pl.Series(texts, dtype=pl.String), rules).to_list(), strict=True))
-        column = [
-            was if conversation is None else chat.written(chat.mapped(conversation, lambda text: right.get(text) or ""))
-            for was, conversation in zip(before["conversation"], read, strict=True)
-        ]
-        return after.with_columns(pl.Series("conversation", column, dtype=pl.String))
+        columns = []
+        for name in self.target_columns:
+            read = [None if text is None or chat.fault_of(text) else chat.read(text) for text in before[name]]
+            texts = [text for conversation in read if conversation for text in chat.texts(conversation)]
+            right = dict(zip(texts, repaired(pl.Series(texts, dtype=pl.String), rules).to_list(), strict=True))
+            column = [
+                was if talk is None else chat.written(chat.mapped(talk, lambda text: right.get(text) or ""))  # noqa: B023
+                for was, talk in zip(before[name], read, strict=True)
+            ]
+            columns.append(pl.Series(name, column, dtype=pl.String))
+        return after.with_columns(columns)
 
-    def rejects(self, task: CausalLmTask) -> list[tuple[str, pl.Expr]]:
+    def rejects(self, task: TurnsTask) -> list[tuple[str, pl.Expr]]:
         """Rows that are no conversation, or of which nothing would be learnt."""
         import polars as pl
 
         from tasks.rules.chat import fault_of
 
         del task
-        fault = pl.col("conversation").map_elements(fault_of, pl.String, skip_nulls=False)
+        faults = [pl.col(name).map_elements(fault_of, pl.String, skip_nulls=False) for name in self.target_columns]
         reasons = ("not_a_conversation", "unknown_role", "empty_turn", "no_answer")
-        return [(name, (fault == name).fill_null(value=False)) for name in reasons]
+        return [
+            (name, pl.any_horizontal([(fault == name).fill_null(value=False) for fault in faults])) for name in reasons
+        ]
 
-    def describe(self, task: CausalLmTask, rows: pl.LazyFrame) -> dict[str, Any]:
+    def describe(self, task: TurnsTask, rows: pl.LazyFrame) -> dict[str, Any]:
         """How answers are written and measured."""
         del rows
         return {

@@ -99,6 +99,7 @@ class Generating(Base):
     checked_rows = 8
     writes = True
     packs = True
+    unserved: tuple[str, ...] = ("loss", "tokens")
     row_score = "mean ROUGE-L"
     section: type[GeneratingTask]
 

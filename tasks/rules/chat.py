@@ -103,6 +103,46 @@ def written(conversation: Conversation) -> str:
     return json.dumps(conversation, ensure_ascii=False, separators=(",", ":"))
 
 
+def of_pair(prompt: Any, chosen: Any, rejected: Any, system: str | None = None) -> tuple[str, str] | None:
+    """Two conversations, as JSON text, that end with the better and the worse answer to the same.
+
+    Args:
+        prompt: What is asked: text, messages, or none where both answers are whole conversations.
+        chosen: The better answer: text or messages.
+        rejected: The worse one.
+        system: How to answer, said beforehand.
+
+    Returns:
+        None where something is missing.
+    """
+    before = [{"role": "system", "content": system}] if system and system.strip() else []
+    if prompt is not None:
+        before += _messages(prompt) or [{"role": "user", "content": prompt}]
+    found = []
+    for answer in (chosen, rejected):
+        if answer is None or not str(answer).strip():
+            return None
+        found.append(written({"messages": before + (_messages(answer) or [{"role": "assistant", "content": answer}])}))
+    return found[0], found[1]
+
+
+def _messages(value: Any) -> list[Any] | None:
+    """Messages as they come, JSON text or not; none where it is plain text."""
+    if isinstance(value, str):
+        if not value.lstrip().startswith(("[", "{")):
+            return None
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return None
+    if isinstance(value, Mapping):
+        value = value.get("messages", value.get("conversations"))
+    whole = isinstance(value, Sequence) and not isinstance(value, str) and value
+    if not whole or not all(isinstance(each, Mapping) and ("role" in each or "from" in each) for each in value):
+        return None
+    return list(value)
+
+
 def of_parts(prompt: str | None, completion: str | None, *, system: str | None = None, more: str | None = None) -> str:
     """The conversation of one question and its answer, as JSON text.
 

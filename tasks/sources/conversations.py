@@ -13,11 +13,13 @@ from tasks.sources import Batch
 
 WHOLE = "conversation"
 """The part that is a conversation as it is; else there are `prompt` and `completion`, and may be `system`, `input`."""
+REJECTED = "rejected"
+"""The part that is the worse of two answers; the better one is `chosen`, and there may be `prompt` and `system`."""
 TEXT = "text"
 
 
 def composed(batch: Batch, parts: Mapping[str, str]) -> Batch:
-    """The batch with columns `conversation` and `text` made of its parts.
+    """The batch with columns `conversation` and `text`, and `rejected` where there are pairs, made of its parts.
 
     What is no conversation stays as it is in both; cleaning sets it aside, by its fault.
 
@@ -30,13 +32,20 @@ def composed(batch: Batch, parts: Mapping[str, str]) -> Batch:
     if not parts:
         return batch
     values = batch.values
+    named = values.select(pl.col(column).alias(part) for part, column in parts.items())
+    rows = named.iter_rows(named=True)
+    schema = {WHOLE: pl.String, TEXT: pl.String}
+    made: list[tuple[str | None, ...]]
     if WHOLE in parts:
-        found = values[parts[WHOLE]].to_list()
+        made = [_row(row[WHOLE]) for row in rows]
+    elif REJECTED in parts:
+        schema |= {REJECTED: pl.String}
+        pairs = (chat.of_pair(row.get("prompt"), row["chosen"], row[REJECTED], row.get("system")) for row in rows)
+        made = [(None, None, None) if pair is None else (*_row(pair[0]), _row(pair[1])[0]) for pair in pairs]
     else:
-        named = values.select(pl.col(column).alias(part) for part, column in parts.items())
-        found = [_of_parts(**row) for row in named.iter_rows(named=True)]
-    made = pl.DataFrame([_row(text) for text in found], schema={WHOLE: pl.String, TEXT: pl.String}, orient="row")
-    return Batch(batch.columns, batch.numbers, values.with_columns(made.get_columns()), batch.unreadable)
+        made = [_row(_of_parts(**row)) for row in rows]
+    columns = pl.DataFrame(made, schema=schema, orient="row").get_columns()
+    return Batch(batch.columns, batch.numbers, values.with_columns(columns), batch.unreadable)
 
 
 def _of_parts(

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.e2e.conftest import Hone, free_port, quiet_environment, wait_for
-from tests.learning import WORDS, tiny_decoder
+from tests.learning import BAD, GOOD, WORDS, tiny_decoder
 
 pytestmark = pytest.mark.e2e
 
@@ -99,3 +99,37 @@ def test_conversations_become_a_model_that_answers_over_http(hone: Hone, tmp_pat
         for process in [*psutil.Process(server.pid).children(recursive=True), server]:
             process.terminate()
         server.wait(30)
+
+
+PREFERENCES = """\
+name: polite
+task: {family: preference, max_new_tokens: 4}
+collect: {source: {kind: jsonl, path: pairs.jsonl}}
+clean: {collapse_whitespace: false, min_chars: 1, max_quarantined: 0.5}
+split: {kind: hash, near_duplicates: {search: false}}
+tokenize: {max_seq_length: 32}
+model: {base: ./base}
+train: {max_steps: 30, learning_rate: 3e-3, global_batch_size: 16}
+evaluate: {bootstrap_resamples: 500, slices: {weak: false}}
+registry: {promote: auto}
+"""
+
+
+def test_what_is_preferred_is_learnt_and_compared_with_the_champion_by_its_weights(hone: Hone, tmp_path: Path) -> None:
+    draw = random.Random(1)
+    with (tmp_path / "pairs.jsonl").open("w") as file:
+        for _ in range(240):
+            asked = " ".join(draw.choices(WORDS[6:], k=4))
+            row = {"prompt": asked, "chosen": draw.choice(GOOD), "rejected": draw.choice(BAD)}
+            file.write(json.dumps(row) + "\n")
+    (tmp_path / "pairs.yaml").write_text(PREFERENCES)
+    first = hone("run", "pairs.yaml")
+    assert first.code == 0, first.errors
+    assert first.result["metrics"]["preference_accuracy"] > first.result["baselines"]["base"]["preference_accuracy"]
+    assert first.result["model"]["aliases"] == ["champion"]
+
+    again = hone("run", "pairs.yaml", "--set", "train.seed=1")
+    assert again.code == 0, again.errors
+    gate = again.result["gate"]
+    assert gate["champion"] == "1"
+    assert gate["decision"] in {"promote", "challenger", "undecidable"}, gate

@@ -81,9 +81,9 @@ def test_what_a_family_does_not_heed_is_refused(monkeypatch, name, value):
 
 
 def test_packing_and_examples_are_for_models_that_write():
-    with pytest.raises(ValidationError, match=r"packing: for models that write, and text-classification has none"):
+    with pytest.raises(ValidationError, match=r"train\.packing is True: text-classification writes no texts"):
         minimal(train={"packing": True})
-    with pytest.raises(ValidationError, match=r"evaluate\.shots: for models that write"):
+    with pytest.raises(ValidationError, match=r"evaluate\.shots is 3: text-classification writes no texts"):
         minimal(evaluate={"shots": 3})
     assert minimal(train={"packing": False}).train.packing is False
 
