@@ -7,6 +7,7 @@ Unions are validated by their discriminator, so that a wrong field gives one pre
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -89,6 +90,7 @@ class TaskSection(Section):
         heeds: Which of `sampling`, `class_weights`, `label_smoothing`, `focal_gamma`, `packing` in `train`, and `shots`
             in `evaluate`, it goes by.
         word_lists: Roles whose columns may hold lists: the words of a text, and what belongs to each of them.
+        learning_rates: Method → peak learning rate where the recipe names none, for tasks of other needs than most.
         learns_by: The metric that picks the best checkpoint, where the recipe's cannot be had while a model learns.
     """
 
@@ -97,6 +99,7 @@ class TaskSection(Section):
     heeds: ClassVar[tuple[str, ...]] = ()
     word_lists: ClassVar[tuple[str, ...]] = ()
     abstains: ClassVar[bool] = False
+    learning_rates: ClassVar[Mapping[str, float]] = {}
     learns_by: ClassVar[str | None] = None
     family: str
 

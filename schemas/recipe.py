@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.base import FamilyUnion, ModelLocation, PlainUnion, Section, TaskSection
+from schemas.base import (
+    FamilyUnion,
+    ModelLocation,
+    PlainUnion,
+    Section,
+    TaskSection,
+    family_names,
+    load_family,
+)
 from schemas.data import Clean, Collect, Count, HashSplit, OpenShare, PositiveInt, Share, Split, Tokenize
 from schemas.schedule import Retrain, Schedules
 
@@ -102,9 +110,9 @@ Method = Annotated[
 ]
 
 LEARNING_RATES = {
-    "lora": 1e-3, "rslora": 5e-4, "dora": 1e-3, "qlora": 2e-4, "ia3": 1.5e-2, "bitfit": 3e-3, "freeze": 3e-4,
+    "lora": 1.5e-3, "rslora": 5e-4, "dora": 1.5e-3, "qlora": 2e-4, "ia3": 1.5e-2, "bitfit": 3e-3, "freeze": 3e-4,
 }  # fmt: skip
-"""Method → peak learning rate where the recipe names none; `benchmarks/methods.py` measures around them."""
+"""Method → peak learning rate where neither recipe nor task names one; `benchmarks/methods.py` measures around them."""
 
 
 class Train(Section):
@@ -119,7 +127,7 @@ class Train(Section):
     optimizer: Literal["adamw", "adafactor", "muon", "adamw-8bit"] = "adamw"
     """Muon (hidden matrices, AdamW the rest) wants ten times the learning rate; adafactor, adamw-8bit save memory."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
-    """Peak learning rate, reached at the end of the warm-up; default: 5e-5, and more where the method learns less."""
+    """Peak learning rate, reached at the end of the warm-up; default: 5e-5, or what fits method and task."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Learning rate of a layer, as a share of that of the layer above; the head has the full one. 1: all the same."""
     schedule: Literal["linear", "cosine", "polynomial", "warmup-stable-decay", "constant"] = "linear"
@@ -398,6 +406,19 @@ class Recipe(Section):
         if unknown:
             raise ValueError("; ".join(unknown))
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _learning_rate_fits_the_task(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or not isinstance(data.get("task"), Mapping):
+            return data
+        family, train = data["task"].get("family"), data.get("train") or {}
+        if family not in family_names() or not isinstance(train, Mapping) or "learning_rate" in train:
+            return data
+        method = train.get("method", "full")
+        kind = method.get("kind") if isinstance(method, Mapping) else method
+        rate = load_family(family).section.learning_rates.get(kind) if isinstance(kind, str) else None
+        return data if rate is None else {**data, "train": {**train, "learning_rate": rate}}
 
     @model_validator(mode="after")
     def _what_is_asked_is_heeded(self) -> Self:

@@ -45,6 +45,10 @@ class GeneratingTask(TaskSection):
 
     metrics: ClassVar[tuple[str, ...]] = ("rouge_l", "chrf", "bleu", "exact_match", "likelihood")
     measures: ClassVar[tuple[str, ...]] = ("loss", "perplexity")
+    learning_rates: ClassVar[Mapping[str, float]] = {
+        "full": 2e-5, "freeze": 5e-5, "lora": 5e-4, "rslora": 2e-4, "dora": 5e-4, "qlora": 2e-4, "ia3": 5e-3,
+        "bitfit": 1e-3,
+    }  # fmt: skip
     heeds: ClassVar[tuple[str, ...]] = ("packing", "shots")
     learns_by: ClassVar[str | None] = "likelihood"
     max_new_tokens: PositiveInt = 128

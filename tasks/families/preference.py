@@ -33,6 +33,10 @@ class PreferenceTask(TurnsTask):
     metrics: ClassVar[tuple[str, ...]] = ("preference_accuracy", "rouge_l", "chrf", "bleu", "exact_match", "likelihood")
     measures: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "preference_likelihood", "reward_accuracy")
     heeds: ClassVar[tuple[str, ...]] = ("label_smoothing", "preference_beta")
+    learning_rates: ClassVar[Mapping[str, float]] = {
+        "full": 1e-6, "freeze": 5e-6, "lora": 5e-5, "rslora": 2e-5, "dora": 5e-5, "qlora": 5e-5, "ia3": 5e-4,
+        "bitfit": 1e-4,
+    }  # fmt: skip
     learns_by: ClassVar[str | None] = "preference_likelihood"
     family: Literal["preference"] = "preference"
     prompt_column: str | None = "prompt"

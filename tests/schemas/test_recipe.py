@@ -88,6 +88,24 @@ def test_packing_and_examples_are_for_models_that_write():
     assert minimal(train={"packing": False}).train.packing is False
 
 
+@pytest.mark.parametrize(
+    ("task", "method", "rate"),
+    [
+        ("causal-lm", None, 2e-5), ("causal-lm", "lora", 5e-4), ("preference", {"kind": "lora", "r": 4}, 5e-5),
+        ("text-classification", "lora", 1.5e-3), ("text-classification", None, 5e-5),
+    ],
+)  # fmt: skip
+def test_a_rate_that_is_not_named_fits_the_task_and_the_method(task, method, rate):
+    train = {} if method is None else {"method": method}
+    clean = {"collapse_whitespace": False}
+    made = minimal(task={"family": task}, train=train, clean=clean)
+    assert made.train.learning_rate == rate
+    assert Recipe.model_validate(made.model_dump(mode="json")) == made
+    assert (
+        minimal(task={"family": task}, train=train | {"learning_rate": 7e-3}, clean=clean).train.learning_rate == 7e-3
+    )
+
+
 def test_a_stride_is_no_matter_where_no_windows_are_made():
     assert minimal(tokenize={"max_seq_length": 8}).tokenize.stride == 32
     assert minimal(tokenize={"max_seq_length": 8, "overlong": "window", "stride": 5}).tokenize.stride == 5
