@@ -21,8 +21,8 @@ def line_of(case: methods.Case, validation: float) -> dict[str, object]:
 
 
 def test_a_method_is_tried_at_its_own_rate_a_third_and_the_threefold() -> None:
-    rates = [case.learning_rate for case in methods.cases("a.yaml", ["full", "ia3"], 9)]
-    assert rates == [1e-4, 5e-3, 3e-4, 1.5e-2, 3.3e-5, 1.7e-3]
+    rates = [case.learning_rate for case in methods.cases("a.yaml", ["full", "ia3"], methods.FACTORS, 9)]
+    assert rates == [1e-4, 1.5e-2, 3e-4, 4.5e-2, 3.3e-5, 5e-3]
 
 
 def test_a_finished_case_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +37,7 @@ def test_a_finished_case_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(methods.subprocess, "run", run)
     monkeypatch.setattr(methods, "conditions", lambda: CONDITIONS)
-    wanted = list(methods.cases("a.yaml", ["lora"], 9))
+    wanted = list(methods.cases("a.yaml", ["lora"], methods.FACTORS, 9))
     results = tmp_path / "results" / "methods.jsonl"
     methods.run_cases(tmp_path / "a.yaml", wanted[:1], tmp_path, results)
     methods.run_cases(tmp_path / "a.yaml", wanted, tmp_path, results)
@@ -46,10 +46,10 @@ def test_a_finished_case_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_rate_that_validation_liked_best_is_shown() -> None:
-    (full, *_), lora = (list(methods.cases("a.yaml", [name], 9)) for name in ("full", "lora"))
+    (full, *_), lora = (list(methods.cases("a.yaml", [name], methods.FACTORS, 9)) for name in ("full", "lora"))
     lines = [line_of(full, 0.1), *map(line_of, lora, (0.6, 0.5, 0.4))]
     page = methods.report(lines)
     costs = "10 (1.00%) | 5,000 | 42 s | 1,024 MiB | 1.0 MiB"
-    assert f"| lora | 0.0005 | 0.7000 (0.6500 to 0.7500) | {costs} | 2e-07 |" in page
+    assert f"| lora | 0.0015 | 0.7000 (0.6500 to 0.7500) | {costs} | 2e-07 |" in page
     assert f"| full | 0.0001 | 0.7000 (0.6500 to 0.7500) | {costs} |  |" in page
-    assert "lora 0.00017: 0.400, 0.0005: 0.600, 0.0015: 0.500" in page
+    assert "lora 0.0005: 0.400, 0.0015: 0.600, 0.0045: 0.500" in page
