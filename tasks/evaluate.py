@@ -34,6 +34,8 @@ SEED = 0
 """Of every bootstrap, so that the same predictions always have the same intervals."""
 TIMED_ROWS = 1_000
 """Test rows, evenly spread, that the model's speed is measured on."""
+EXAMPLE_ROWS = 1_000
+"""Training rows among which examples are chosen."""
 MEGABYTE = 10**6
 MEASURED_WITH = ("matplotlib", "numpy", "polars", "scikit-learn", "scipy")
 """Libraries that shape the measures."""
@@ -79,7 +81,7 @@ def model_predictions(
     del task
     sides = {tokens / f"{side}.arrow": out / f"{side}.parquet" for side in ("validation", "test")}
     found = predict(model / "model", sides, work=work)
-    return {name: found[name] for name in ("rows", "tokens", "seconds")}
+    return _counts(found)
 
 
 def base_predictions(
@@ -101,7 +103,7 @@ def base_predictions(
     """
     del task, base_digest
     found = predict(base, {tokens / "test.arrow": out / "base.parquet"}, work=work)
-    return {name: found[name] for name in ("rows", "tokens", "seconds")}
+    return _counts(found)
 
 
 def few_shot_predictions(
@@ -135,9 +137,14 @@ def few_shot_predictions(
     import polars as pl
 
     del base_digest
-    rows = pl.read_parquet(split / "train.parquet", glob=False)
+    rows = pl.scan_parquet(split / "train.parquet", glob=False).head(EXAMPLE_ROWS).collect()
     shown = family_of(task).examples(rows, read_meta(split), shots)
     found = predict(base, {tokens / "test.arrow": out / "base-few-shot.parquet"}, work=work, shown=shown)
+    return _counts(found)
+
+
+def _counts(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest keeps of a prediction."""
     return {name: found[name] for name in ("rows", "tokens", "seconds")}
 
 
