@@ -22,6 +22,7 @@ from schemas.base import (
 )
 from schemas.data import Clean, Collect, Count, HashSplit, OpenShare, PositiveInt, Share, Split, Tokenize
 from schemas.schedule import Retrain, Schedules
+from schemas.tune import Tune
 
 
 class Model(Section):
@@ -371,6 +372,7 @@ class Recipe(Section):
     evaluate: Evaluate = Evaluate()
     gate: Gate = Gate()
     registry: Registry = Registry()
+    tune: Tune = Tune()
     retrain: Retrain = Retrain()
     schedule: Schedules = Schedules()
 
