@@ -13,6 +13,7 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from schemas.comparison import Candidate, Comparison
 from schemas.curve import Curve
 from schemas.records import ModelVersion, Summary
 from schemas.tune import Trial, Tuned
@@ -110,6 +111,23 @@ def report_tuned(found: Tuned, folder: Path, run: Run) -> None:
     page = with_pictures((folder / "report.md").read_text(encoding="utf-8"), folder, run, "tune")
     recipe = f"\n## The recipe\n\n```yaml\n{found.recipe_yaml}```\n" if found.changes else ""
     create_markdown_artifact(page + recipe, key=f"tuned-{found.recipe}", description=found.told)
+
+
+@task(name="report", cache_policy=NO_CACHE, persist_result=False)
+def report_candidates(recipe: str, candidates: Sequence[Candidate], most: int) -> None:
+    """Put the candidates of a comparison, as far as it has come, on Prefect's page of the run."""
+    shown = ("name", "latency_ms", "rows_per_second", "size_mb", "learnt_parameters", "train_seconds", "told")
+    rows = [{name: getattr(one, name) for name in shown} for one in candidates]
+    about = f"{len(candidates)} of {most} candidates of {recipe}"
+    create_table_artifact(rows, key=f"candidates-{recipe}", description=about)
+
+
+@task(name="report", cache_policy=NO_CACHE, persist_result=False)
+def report_comparison(found: Comparison, folder: Path, run: Run) -> None:
+    """Put what a comparison found on Prefect's page of the run: the recommendation, the table and the picture."""
+    page = with_pictures((folder / "report.md").read_text(encoding="utf-8"), folder, run, "compare")
+    recipe = f"\n## The recipe\n\n```yaml\n{found.recipe_yaml}```\n" if found.changes else ""
+    create_markdown_artifact(page + recipe, key=f"compared-{found.recipe}", description=found.told)
 
 
 def _row(name: str, summary: Summary) -> dict[str, Any]:

@@ -153,6 +153,11 @@ GISTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "validate": lambda s: f"{s['metric']} {s['value']:.4f} on {s['rows']:,} validation rows",
     "curve": lambda s: f"{len(s['points'])} points, {s['verdict']}",
     "tune": lambda s: s["told"],
+    "trivial": lambda s: ", ".join(s["chosen"]),
+    "speed": lambda s: (
+        f"{s['latency_ms_p50']:.1f} ms a request, {s['rows_per_second']:,.0f} rows/s, {s['size_mb']:,.1f} MB"
+    ),
+    "compare": lambda s: s["told"],
     "evaluate": lambda s: f"{s['metric']} {s['metrics'][s['metric']]:.4f} on {s['rows']:,} test rows",
 }
 """Stage → its summary in a few words."""

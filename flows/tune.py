@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from flows.kept_recipe import WIDTH, keep, refuse_other_folder
 from flows.run import Runs, watched
-from schemas.errors import Problem, RecipeError
 from schemas.loading import load_recipe
 from schemas.tune import Finalist, Tuned, TuneVerdict
 
 STYLES: dict[TuneVerdict, str] = {"better": "bold green", "within": "bold yellow"}
-FOLDER = "tuned"
-"""Of the home: the recipes that were found."""
 
 
 def tune(path: Path, overrides: Sequence[str], *, write: Path | None, then_run: bool, as_json: bool) -> int:
@@ -26,9 +25,7 @@ def tune(path: Path, overrides: Sequence[str], *, write: Path | None, then_run: 
         as_json: Print one JSON object.
     """
     recipe = load_recipe(path, overrides)
-    if write is not None and write.resolve().parent != path.resolve().parent:
-        rule = f"must be in the folder of {path.name}: paths in a recipe are relative to it"
-        raise RecipeError(Problem("--write", str(write), rule, f"write {path.parent / write.name}"))
+    refuse_other_folder(path, write)
 
     def chosen() -> Runs:
         from flows.tuning import tune as flow
@@ -36,27 +33,12 @@ def tune(path: Path, overrides: Sequence[str], *, write: Path | None, then_run: 
         return flow
 
     found: Tuned = watched(path, recipe, chosen, then_run)
-    file = _write(found, path, write)
+    file = keep(found, path, write)
     if as_json:
         print(found.model_dump_json())
     else:
         _print(found, file)
     return 0
-
-
-def _write(found: Tuned, path: Path, write: Path | None) -> Path:
-    """Write the recipe that won."""
-    from tasks.digests import write_atomically
-    from tasks.home import Home
-    from tasks.recipe_yaml import edited
-
-    if write is not None:
-        write_atomically(write, edited(path, found.changes))
-        return write
-    file = Home.open(path).root / FOLDER / f"{found.recipe}.yaml"
-    file.parent.mkdir(exist_ok=True)
-    write_atomically(file, found.recipe_yaml)
-    return file
 
 
 def _print(found: Tuned, file: Path) -> None:
@@ -69,7 +51,7 @@ def _print(found: Tuned, file: Path) -> None:
     from tasks.curve import shown
     from tasks.space import said
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     finalists = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
     for name in ("finalist", f"validation {found.metric}", "gain", "seconds"):
         finalists.add_column(name)

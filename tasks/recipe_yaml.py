@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from schemas.errors import Problem, RecipeError
 from schemas.recipe import Recipe
-from tasks.space import kind_of, said
+from tasks.space import LEARNING_RATE, METHOD, kind_of, said
 
 TAGS = ("kind", "family")
 """Fields that say which section of several this is; written even where they are the default."""
@@ -64,7 +64,7 @@ def edited(file: Path, changes: Changes) -> str:
             here[name] = inside
             here = inside
         here[last] = after
-        if last == "method" and kind_of(before) != kind_of(after) and "learning_rate" not in changes:
+        if field == METHOD and kind_of(before) != kind_of(after) and LEARNING_RATE not in changes:
             here.pop("learning_rate", None)  # it was the other method's
         _comment(document, field, before)
     return _dumped(document)

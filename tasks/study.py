@@ -115,7 +115,8 @@ class Study:
             value: Of the metric.
         """
         trial = self._trial(number)
-        trial.report(value, look)
+        if look not in self._study.trials[number].intermediate_values:  # an interrupted trial comes here twice
+            trial.report(value, look)
         return self._recipe.tune.prune and number > 0 and look < LOOKS and bool(trial.should_prune())
 
     def tell(self, trial: Trial) -> None:
