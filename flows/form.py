@@ -31,7 +31,7 @@ from schemas.recipe import Recipe
 
 Schema = dict[str, Any]
 
-CHANGED_MOST = ("train", "model", "evaluate", "gate", "registry", "retrain")
+CHANGED_MOST = ("tune", "train", "model", "evaluate", "gate", "registry", "retrain")
 """Sections that come first: what a person changes for one run; where the rows come from is a matter of the recipe."""
 SCALARS = frozenset({"string", "number", "integer", "boolean"})
 MOMENT = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?$"
@@ -45,15 +45,16 @@ ABSENT: Any = object()
 
 
 def recipe_form(flow: Flow[..., Any], recipe: Recipe) -> tuple[Schema, dict[str, Any]]:
-    """The form of a flow with parameters `recipe` and `refresh`, for the deployment of one recipe.
+    """The form of a flow with a parameter `recipe`, for the deployment of one recipe.
 
-    A run does not change when the recipe runs by itself, and only `retrain` reads how a retraining begins: sections
-    that the flow has no use for are in neither, and have the recipe's general defaults in its runs.
+    A run does not change when the recipe runs by itself, only `retrain` reads how a retraining begins, and only `tune`
+    what is searched: sections that the flow has no use for are in neither, and have the recipe's general defaults in
+    its runs.
 
     Returns:
         The schema of the flow's parameters, and the parameters: valid by the schema, and they make the same recipe.
     """
-    unused = {"schedule"} if flow.name == "retrain" else {"schedule", "retrain"}
+    unused = {"schedule", *({"retrain", "tune"} - {flow.name})}
     schema = _schema(flow)
     fields = schema["properties"]["recipe"]["properties"]
     order = [*CHANGED_MOST, *(name for name in fields if name not in CHANGED_MOST)]

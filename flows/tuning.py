@@ -205,10 +205,10 @@ def _spent(recipe: Recipe, trials: Sequence[Trial], share: float, at_once: int) 
     learnt = sum(each.tokens for each in trials)
     if tuned.tokens is not None and learnt >= tuned.tokens:
         return f"{learnt:,} tokens are learnt: no further trial"
-    first = next((each for each in trials if each.number == 0 and each.seconds), None)
+    first = next((each for each in trials if each.number == 0), None)
     if tuned.minutes is None or first is None:
         return ""
-    finals = first.seconds / share * (tuned.finalists + 1) * tuned.seeds / 60
+    finals = first.learning_seconds / share * (tuned.finalists + 1) * tuned.seeds / 60
     if finals >= tuned.minutes:
         rule = f"the finalists alone take about {finals:.0f} minutes"
         raise RecipeError(

@@ -111,6 +111,7 @@ class Trial(Outcome):
         course: Share of the training → the metric on validation then.
         steps: Optimiser steps it was to take.
         tokens: Learnt from.
+        learning_seconds: How long the training took, whenever that was; 0 of one that was not brought to an end.
         told: Why it failed.
     """
 
@@ -122,6 +123,7 @@ class Trial(Outcome):
     course: dict[float, float] = Field(default_factory=dict)
     steps: int
     tokens: int
+    learning_seconds: float = 0.0
     told: str = ""
 
 

@@ -161,15 +161,20 @@ def of_one_pace(candidates: Sequence[Candidate]) -> list[Candidate]:
     Models of one base and size answer equally fast, whatever taught them: what they differ by is what else the machine
     did meanwhile.
     """
-    shapes = [(one.base, None if one.size_mb is None else round(one.size_mb)) for one in candidates]
     found = []
-    for one, shape in zip(candidates, shapes, strict=True):
-        alike = [other for other, its in zip(candidates, shapes, strict=True) if its == shape]
+    for one in candidates:
+        alike = [other for other in candidates if other is one or _is_of_one_shape(one, other)]
         latencies = [other.latency_ms for other in alike if other.latency_ms is not None]
         rates = [other.rows_per_second for other in alike if other.rows_per_second is not None]
         pace = {"latency_ms": min(latencies, default=None), "rows_per_second": max(rates, default=None)}
-        found.append(one.model_copy(update=pace) if one.latency_ms is not None else one)
+        found.append(one.model_copy(update=pace))
     return found
+
+
+def _is_of_one_shape(one: Candidate, other: Candidate) -> bool:
+    if one.size_mb is None or other.size_mb is None:
+        return False
+    return one.base == other.base and round(one.size_mb) == round(other.size_mb)
 
 
 def _as_many(frames: tuple[pl.DataFrame, ...], many: int) -> tuple[pl.DataFrame, ...]:

@@ -118,6 +118,7 @@ def trial(context: Context, asked: Asked, rows: Rows, look: Look) -> Trial:
         course=course,
         steps=model.summary["steps"],
         tokens=model.summary["tokens"],
+        learning_seconds=model.summary["seconds"],
     )
 
 
