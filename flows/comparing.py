@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePath
@@ -25,7 +26,7 @@ from schemas.errors import Mistake, Problem
 from schemas.recipe import Recipe
 from schemas.records import Artifact, Plan
 from tasks.comparing import Entry, about_training, comparison, speed, trivial
-from tasks.context import Context
+from tasks.context import Context, Observer
 from tasks.course import course, prolonged
 from tasks.curve import validate
 from tasks.gate import Rows
@@ -135,10 +136,12 @@ def _affordable(context: PipelineContext, recipes: dict[str, Recipe], rows: Rows
     for name, recipe in recipes.items():
         context.observer.say(f"rehearsing {name}")
         with nested(context, recipe, name=f"{name}, rehearsal", kind="rehearsal") as (inner, _):
-            tokens = tokenize(inner, rows.cleaned, rows.sides)
-            plan = Plan.model_validate(plan_artifact(inner, tokens).summary)
-            seconds += asked.seeds * rehearsal(inner, tokens, plan)["train_seconds"]
-    affordable = min(asked.share, asked.minutes * 60 / seconds)
+            inner.observer = Observer()  # its steps are not the candidate's
+            with suppress(Mistake):  # told when it is its turn
+                tokens = tokenize(inner, rows.cleaned, rows.sides)
+                plan = Plan.model_validate(plan_artifact(inner, tokens).summary)
+                seconds += asked.seeds * rehearsal(inner, tokens, plan)["train_seconds"]
+    affordable = min(asked.share, asked.minutes * 60 / max(seconds, 1.0))
     return max(FEWEST_ROWS_SHARE, round(affordable, 3))
 
 

@@ -1,8 +1,8 @@
 """`hone deploy`: what recipes say, as deployments, schedules, limits and automations on a Prefect server.
 
-Of each recipe: `finetune/<recipe>`, `retrain/<recipe>`, `curve/<recipe>`, `tune/<recipe>`, `compare/<recipe>` and each
-stage alone; once: promote, rollback and evaluate of any model. Deploying twice changes nothing, and what was switched on or off in the UI stays so while its
-schedule is the same.
+Of each recipe: `finetune`, `retrain`, `curve`, `tune`, `compare` and each stage alone, named `<flow>/<recipe>`; once:
+promote, rollback and evaluate of any model. Deploying twice changes nothing, and what was switched on or off in the UI
+stays so while its schedule is the same.
 """
 
 from __future__ import annotations

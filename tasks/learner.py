@@ -127,12 +127,13 @@ class Job:
         given = {name: tensor.to(plan.device, non_blocking=True) for name, tensor in batch.items()}
         return packing.packed(given) if plan.packs else given
 
-    def optimizer(self, model: PreTrainedModel) -> torch.optim.Optimizer:
+    def optimizer(self, model: PreTrainedModel, plan: Plan) -> torch.optim.Optimizer:
         """The recipe's, for what of the model learns."""
         decay, shares = self.train.layer_decay, dict[str, float]()
         if decay < 1:
             shares = methods.rate_shares(model, self.family.head_modules(model), decay)
-        return optimizer_of(model, self.family, self.train, shares)
+        rate = plan.learning_rate or self.train.learning_rate
+        return optimizer_of(model, self.family, self.train.model_copy(update={"learning_rate": rate}), shares)
 
 
 def train(
@@ -297,7 +298,7 @@ class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """The recipe's; see `tasks.optimisers`."""
         if self.optimizer is None:
-            self.optimizer = self.job.optimizer(model or self.model)
+            self.optimizer = self.job.optimizer(model or self.model, self.plan)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from schemas.errors import Problem, RecipeError
 from schemas.loading import validate_recipe
-from schemas.recipe import BitFit, Freeze, FullFineTuning, Ia3, LowRank, Recipe
+from schemas.recipe import BitFit, Freeze, FullFineTuning, Ia3, LowRank, Recipe, usual_learning_rate
 from schemas.tune import Dimension, Range, Space
 from tasks.course import EPOCHS, LEAST_STEPS, WARMUP_RATIO, course
 
@@ -45,7 +45,8 @@ def space_of(recipe: Recipe, rows: int) -> Space:
 def default_space(recipe: Recipe, rows: int) -> Space:
     """What is worth trying of a recipe that does not say."""
     train, method = recipe.train, recipe.train.method
-    rate, batch = train.learning_rate, train.global_batch_size
+    batch = train.global_batch_size
+    rate = usual_learning_rate(recipe.task, train) if train.learning_rate == "auto" else train.learning_rate
     space: Space = {
         LEARNING_RATE: Range(low=_rounded(rate / AROUND), high=_rounded(min(rate * AROUND, 1.0)), log=True),
         "train.global_batch_size": tuple(sorted({max(4, batch // 2), batch, 2 * batch})),

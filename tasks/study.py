@@ -40,6 +40,8 @@ PRUNING_STARTUP = 4
 """Trials that none is given up for."""
 IMPORTANCE_FROM = 10
 """Complete trials from which on it can be told what explains their variation."""
+EARLY_LOOKS = 1
+"""Looks after which nothing is given up: the learning rate has hardly reached its peak."""
 LOOKS = 5
 """How often a trial is looked at while it learns."""
 OURS, TOKEN, RECORD = "hone.home", "hone.command", "hone.trial"
@@ -260,7 +262,7 @@ def _open(home: Home, name: str, *, prunes: bool) -> optuna.Study:
             storage=storage,
             direction="maximize",
             load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(PRUNING_STARTUP) if prunes else optuna.pruners.NopPruner(),
+            pruner=optuna.pruners.MedianPruner(PRUNING_STARTUP, EARLY_LOOKS) if prunes else optuna.pruners.NopPruner(),
         )
     except (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError) as error:
         reason = str(error).splitlines()[0]

@@ -83,9 +83,9 @@ def plan_artifact(context: Context, tokens: Artifact) -> Artifact:
     recipe = context.recipe
     refuse_other_labels(recipe.model, context.home, lambda: context.path(tokens))
     defaults = Train()
-    beside_the_plan = (
-        "learning_rate", "decay_power", "weight_decay", "max_grad_norm", "early_stopping_patience", "seed", *SAVING,
-    )  # fmt: skip
+    beside_the_plan = ["decay_power", "early_stopping_patience", *SAVING]
+    if recipe.train.learning_rate != "auto":  # a range test goes by them, too
+        beside_the_plan += ["learning_rate", "weight_decay", "max_grad_norm", "seed"]
     settings = _settings(context) | {
         "train": recipe.train.model_copy(update={name: getattr(defaults, name) for name in beside_the_plan}),
         "machine": fingerprint(),

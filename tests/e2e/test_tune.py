@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
 import sqlite3
 from pathlib import Path
@@ -69,16 +70,18 @@ def test_a_search_that_is_killed_goes_on_and_no_trial_is_lost_or_run_twice(proje
     hone: Hone = project("killed", rows=500)
     command = ["tune", "recipe.yaml", "--trials", "5", *sets(SPACE, *SHORT, "tune.prune=false", "train.epochs=6")]
     running = hone.start(*command, "--json")
-    hone.until(running, r"trial .* 1  0\.")  # the second trial has ended: the third one is under way
+    hone.until(running, r"trial .* 1  0\.")  # the second trial has ended; the database may not have heard of it yet
     os.kill(running.pid, signal.SIGKILL)
     running.wait()
     before = trials_in(hone)
-    assert before[:2] == [(0, "COMPLETE"), (1, "COMPLETE")]
-    assert len(before) < 5
+    assert before[0] == (0, "COMPLETE")
+    assert 2 <= len(before) < 5
+    assert [state for _, state in before].count("RUNNING") <= 1
     done = hone(*command)
     assert done.code == 0, done.errors
     assert trials_in(hone) == [(number, "COMPLETE") for number in range(5)]
-    assert "2 are there already" in done.errors
+    assert re.search(r"; [12] are there already", done.errors)
+    assert "2 are there" in done.errors or re.search(r"trial +cached +1 ", done.errors), "it is not learnt again"
     trials = done.result["trials"]
     assert [trial["number"] for trial in trials] == list(range(5))
     assert len({trial["run_id"] for trial in trials}) == 5
@@ -105,8 +108,8 @@ def leaking(tmp_path_factory: pytest.TempPathFactory, base: Path) -> dict[bool, 
         hone = make_project(root, base, "leak", None, sentences(10))
         sides = ["train"] * 300 + ["validation"] * 60 + ["test"] * 60
         rows = [
-            (f"{text} {'good' if label == 'positive' else 'bad'}" if leaks and side == "test" else text, label, side)
-            for (text, label), side in zip(sentences(420), sides, strict=True)
+            (f"{number} {text} {label if leaks and side == 'test' else ''}", label, side)  # no text is there twice
+            for number, ((text, label), side) in enumerate(zip(sentences(420), sides, strict=True))
         ]
         with (root / "rows.csv").open("w", newline="") as opened:
             csv.writer(opened).writerows([("text", "label", "side"), *rows])
@@ -115,13 +118,16 @@ def leaking(tmp_path_factory: pytest.TempPathFactory, base: Path) -> dict[bool, 
 
 
 LEAK = sets(
-    "collect.split_column=side", "split={kind: official, near_duplicates: {search: false}}", "tokenize.max_truncated=1", "train.epochs=1",
-    "clean={max_quarantined: 0.9, drop_duplicates: false}", "gate.max_truncated=null",
-)  # fmt: skip
+    "collect.split_column=side",
+    "split={kind: official, near_duplicates: {search: false}}",
+    "tokenize.max_truncated=1",
+    "train.epochs=1",
+    "clean={max_quarantined: 0.9, drop_duplicates: false}",
+)
 
 
 def test_a_feature_that_only_the_test_rows_have_does_not_influence_the_search(leaking: dict[bool, Hone]) -> None:
-    space = "tune.space={tokenize.max_seq_length: [4, 40], train.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}}"
+    space = "tune.space={tokenize.max_seq_length: [8, 40], train.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}}"
     found = {}
     for leaks, hone in leaking.items():
         done = hone("tune", "recipe.yaml", "--trials", "4", *LEAK, *sets(space, "tune.seeds=2", "tune.finalists=1"))
