@@ -138,7 +138,7 @@ class Sweep:
         name = f"trial {asked.number}{', continued' if asked.before else ''}"
         with nested(context, recipe, name=name, kind="trial", alone=alone, trial=f"{asked.number}") as (inner, run):
             if not alone:
-                inner.observer = Beside(run, context.observer)
+                inner.observer = Beside(run)
             with gpu_slot():
                 done = trial(inner, asked, self._rows, lambda look, value: study.report(asked.number, look, value))
             run.set_tags({"hone.trial.state": done.state} | ({"hone.trial.told": done.told} if done.told else {}))
@@ -162,11 +162,10 @@ class Beside(Observer):
 
     Args:
         run: The trial's.
-        whole: Told what keeps the search from getting on.
     """
 
-    def __init__(self, run: Run, whole: Observer) -> None:
-        self._run, self._whole = run, whole
+    def __init__(self, run: Run) -> None:
+        self._run = run
 
     def event(self, event: dict[str, Any]) -> None:
         """Training got on."""
