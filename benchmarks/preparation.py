@@ -24,7 +24,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -275,8 +275,8 @@ class Texts:
                 words[place, random.integers(3, WORDS[0])] = random.integers(self._heard)
 
 
-def conditions() -> dict[str, Any]:
-    """What the numbers depend on besides the code."""
+def conditions(libraries: Sequence[str] = LIBRARIES) -> dict[str, Any]:
+    """What the numbers depend on besides the code; libraries that are not installed are left out."""
     import psutil
 
     def git(*command: str) -> str:
@@ -290,8 +290,15 @@ def conditions() -> dict[str, Any]:
         "load_1min": round(os.getloadavg()[0], 2),
         "memory_bytes": psutil.virtual_memory().total,
         "python": platform.python_version(),
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "libraries": {name: found for name in libraries if (found := _version(name))},
     }
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 def _cpu() -> str:
