@@ -428,14 +428,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=0, help="rows in a pass; 0: by the shape")
     parser.add_argument("--base", choices=("bf16", "fp32"), default="bf16", help="weights of the base model under LoRA")
     parser.add_argument("--seconds", type=float, default=8.0, help="how long steps are timed")
-    parser.add_argument("--smoke", action="store_true", help="a tiny shape, to see that it runs")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a tiny shape, to see that it runs; the page goes to the folder of --work"
+    )
     return main(BENCHMARK, parser, arguments, expand=each)
 
 
 def each(asked: argparse.Namespace) -> Iterator[Case]:
-    """The settings that are asked for."""
+    """The settings that are asked for; a smoke test is no result to keep."""
     if asked.smoke:
         asked.shapes, asked.sequence, asked.seconds = ["tiny"], min(asked.sequence, 64), 0.2
+        asked.results = asked.work / "smoke.jsonl"
     for shape in asked.shapes:
         for method in asked.methods:
             yield {

@@ -53,8 +53,8 @@ MAY_DIFFER = 0.005
 CONTESTANTS = {
     "hone, batch": "`tasks.predict`, as evaluation uses it: texts made tokens in memory-mapped files, predictions "
     "written as Parquet, probabilities and all; loading the model is not counted",
-    "hone, served": "the pyfunc as it is registered, `predict` of the whole DataFrame: texts put right, labels, "
-    "calibrated probabilities",
+    "hone, served": "the pyfunc as it is registered, `predict` of the whole DataFrame: texts put right, labels and "
+    "probabilities",
 } | {f"pipeline, {size}": f'`pipeline("text-classification")` in batches of {size}, as texts come' for size in SIZES}
 
 

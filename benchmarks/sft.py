@@ -61,7 +61,7 @@ CONTESTANTS = {
     "hone": "the plan and the learner, as `hone run` uses them",
     "TRL": f"`SFTTrainer` as it comes: batches of {MICRO_BATCH} padded rows, bf16, activations made anew",
     "TRL, packing": f"the same with `packing=True`, rows of {PACKED} tokens, about as many tokens in a step",
-    "TRL, tuned": "`SFTTrainer` with rows grouped by length, a whole step in one batch, activations kept",
+    "TRL, tuned": "`SFTTrainer` with rows grouped by length and activations kept",
     "PEFT loop": f"a bare loop around PEFT: {MICRO_BATCH} rows at random at a time, padded to the longest, bf16",
 }
 
@@ -140,14 +140,13 @@ def of_trl(name: str, spec: Line, rows: Sequence[Line], work: Path) -> tuple[Lin
         settings |= {"gradient_accumulation_steps": max(1, round(per_step)), "max_steps": -1}
         settings |= {"num_train_epochs": train["epochs"]}
     if tuned:
-        settings |= {"per_device_train_batch_size": size, "gradient_accumulation_steps": 1}
         settings |= {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
     arguments = trl.SFTConfig(
         output_dir=str(work),
         **settings,
         learning_rate=train["learning_rate"],
         lr_scheduler_type=train["schedule"],
-        warmup_ratio=train["warmup_ratio"] or WARMUP_RATIO,
+        warmup_steps=train["warmup_ratio"] or WARMUP_RATIO,  # a share of the steps
         weight_decay=train["weight_decay"],
         max_grad_norm=train["max_grad_norm"],
         seed=train["seed"],
