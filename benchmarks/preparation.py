@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -122,10 +122,11 @@ def measure(case: Case, data: Path) -> dict[str, Any]:
         os.environ["HONE_HOME"] = folder
         context = Context(recipe_of(case, data), Home.open(Path(folder)), run_id="")
         stages, made = {}, dict[str, Artifact]()
-        for (name, reads), stage in zip(STAGES.items(), (collect, clean, split, tokenize), strict=True):
+        functions: tuple[Callable[..., Artifact], ...] = (collect, clean, split, tokenize)
+        for (name, reads), stage in zip(STAGES.items(), functions, strict=True):
             with PeakMemory() as memory:
                 began = time.perf_counter()
-                artifact: Artifact = stage(context, *(made[read] for read in reads))
+                artifact = stage(context, *(made[read] for read in reads))
                 seconds = time.perf_counter() - began
             made[name] = artifact
             stages[name] = {"seconds": round(seconds, 3), "peak_bytes": memory.peak, "out": rows_out(artifact)}
