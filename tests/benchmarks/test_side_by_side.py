@@ -4,6 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -61,7 +62,7 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
             raise subprocess.CalledProcessError(1, command)
         return SimpleNamespace(stdout='chatter\n{"rate": 3.0}\n')
 
-    monkeypatch.setattr(side_by_side.subprocess, "run", child)
+    monkeypatch.setattr(subprocess, "run", child)
     monkeypatch.setattr(side_by_side, "conditions", lambda _: CONDITIONS)
     results, cases = tmp_path / "new" / "none.jsonl", list(turns(list(BENCHMARK.contestants), 2, {"rows": 9}))
     with pytest.raises(subprocess.CalledProcessError):
@@ -75,7 +76,7 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
 
 
 def test_nothing_is_begun_when_the_time_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(side_by_side.subprocess, "run", lambda *_, **__: pytest.fail("began"))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("began"))
     side_by_side.run_cases(BENCHMARK, list(turns(["ours"], 1, {})), tmp_path, tmp_path / "none.jsonl", within=-1)
 
 
@@ -114,7 +115,7 @@ def test_the_page_has_a_section_for_each_settings_and_says_who_took_part(tmp_pat
 
 def test_evaluations_are_told_apart_from_learning(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(side_by_side.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
     class Learner:
         state = SimpleNamespace(global_step=0)
