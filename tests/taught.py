@@ -84,6 +84,7 @@ def taught(
     section, tokenizer = family.section.model_validate(task), Base(base).tokenizer
     meta = family.describe(section, pl.concat([train, validation]).lazy())
     meta |= family.of_training(train.lazy(), meta)
+    meta |= family.of_base(section, Base(base))
     meta |= {"pad_token_id": tokenizer.pad_token_id, **(length or LENGTH)}
     tokens = folder / "tokens"
     tokens.mkdir(parents=True)
@@ -98,7 +99,7 @@ def taught(
         "train": {"learning_rate": 3e-3, "global_batch_size": 16, "precision": "fp32", **settings},
         "base": str(base),
         "tokens": str(tokens),
-        "metric": section.metrics[0],
+        "metric": section.learns_by or section.metrics[0],
     }
     plan = probe.plan_training(emit=silent, **spec)
     (folder / "work").mkdir()
