@@ -114,16 +114,17 @@ def taught(
     return Taught(family, folder, dict(meta), record, pl.read_parquet(out), validation)
 
 
-def conversation_spec(folder: Path) -> Callable[..., dict[str, Any]]:
+def conversation_spec(folder: Path, base: Path | None = None) -> Callable[..., dict[str, Any]]:
     """Sixteen short conversations of several lengths and a tiny decoder, as `tasks.probe.plan_training` takes them.
 
     Args:
         folder: Where to work.
+        base: Another decoder that knows the words.
 
     Returns:
         Makes the spec from settings of the recipe's section `train`.
     """
-    base, family = tiny_decoder(folder / "base"), CausalLm()
+    base, family = base or tiny_decoder(folder / "base"), CausalLm()
     task = family.section.model_validate({})
     texts = [
         chat.of_parts(f"the film was {'so ' * (i % 5 * 8)}{WORDS[i % 6]}", f"very {WORDS[i % 6]}") for i in range(16)
