@@ -317,7 +317,7 @@ def _parts(context: Context, cleaned: Artifact, base: Base, of_base: Mapping[str
                 "meta_sha256": manifest.files["meta.json"]["sha256"],
                 "max_seq_length": asked.max_seq_length,
                 "stride": asked.stride if asked.overlong == "window" else None,
-                "task": context.recipe.task,
+                "task": context.recipe.task.taught,
                 **of_base,
             },
             unkeyed={"file": name, "folder": lambda: context.path(cleaned), "base": base},

@@ -106,6 +106,8 @@ def taught(
     record = learner.train(
         emit=silent, plan=plan, work=str(folder / "work"), out=str(folder), save_minutes=1e9, **spec
     )  # fmt: skip
+    told = folder / "model" / "hone.json"  # as it is told when it is registered
+    told.write_text(json.dumps(json.loads(told.read_text()) | section.notes()))
     out = folder / "predicted.parquet"
     predict(
         emit=silent, family=section.family, model=str(folder / "model"),

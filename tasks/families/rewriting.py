@@ -76,21 +76,23 @@ class Rewriting(Generating):
         return [("missing_target", pl.col("target").is_null() | (pl.col("target").str.strip_chars() == ""))]
 
     def describe(self, task: RewritingTask, rows: pl.LazyFrame) -> dict[str, Any]:
-        """How texts are asked for, written and measured."""
+        """How texts are asked for."""
         del rows
-        asked = {name: getattr(task, name) for name in ("instruction", "prefix", "chat_template", "bleu_tokenize")}
-        return asked | {"generation": task.generation}
+        return {name: getattr(task, name) for name in ("instruction", "prefix", "chat_template")}
 
     def of_base(self, task: RewritingTask, base: Base) -> dict[str, Any]:
-        """`languages`, see `tasks.languages`, where the recipe names their codes."""
+        """With an encoder, where the target is cut; and `languages`, see `tasks.languages`, where they have codes."""
         from tasks.languages import languages, refuse_named
 
-        if task.source_code is None or task.target_code is None:
-            return {}
+        codes = (task.source_code, task.target_code) if task.source_code and task.target_code else None
         if not base.config.get("is_encoder_decoder"):
-            refuse_named(task.source_code, task.target_code)
-        start = base.config.get("decoder_start_token_id")
-        return {"languages": languages(task.source_code, task.target_code, base.tokenizer, start)}
+            if codes:
+                refuse_named(*codes)
+            return {}
+        made: dict[str, Any] = {"max_target_tokens": task.max_new_tokens}
+        if codes:
+            made["languages"] = languages(*codes, base.tokenizer, base.config.get("decoder_start_token_id"))
+        return made
 
     def encode(self, rows: pl.DataFrame, meta: Meta, tokenizer: BaseTokenizer) -> Encoded:
         """The text as an encoder reads it, or as a conversation asks for it; the target as labels."""
@@ -209,7 +211,7 @@ def _apart(
     from tasks.languages import refuse_unnamed
     from tasks.rules.writing import framed
 
-    given, most = [meta["prefix"] + text for text in texts], meta["generation"]["max_new_tokens"]
+    given, most = [meta["prefix"] + text for text in texts], meta["max_target_tokens"]
     told = meta.get("languages")
     if not told:
         refuse_unnamed(tokenizer)

@@ -34,7 +34,7 @@ def section(code: str | None = "fr_XX", **more: Any) -> TranslationTask:
 
 
 def meta_of(base: Any, task: TranslationTask) -> dict[str, Any]:
-    made = FAMILY.describe(task, pl.LazyFrame()) | FAMILY.of_base(task, Base(base))
+    made = FAMILY.describe(task, pl.LazyFrame()) | FAMILY.of_base(task, Base(base)) | task.notes()
     return made | LENGTH | {"pad_token_id": 1}
 
 
