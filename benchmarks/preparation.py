@@ -21,10 +21,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -122,10 +122,11 @@ def measure(case: Case, data: Path) -> dict[str, Any]:
         os.environ["HONE_HOME"] = folder
         context = Context(recipe_of(case, data), Home.open(Path(folder)), run_id="")
         stages, made = {}, dict[str, Artifact]()
-        for (name, reads), stage in zip(STAGES.items(), (collect, clean, split, tokenize), strict=True):
+        functions: tuple[Callable[..., Artifact], ...] = (collect, clean, split, tokenize)
+        for (name, reads), stage in zip(STAGES.items(), functions, strict=True):
             with PeakMemory() as memory:
                 began = time.perf_counter()
-                artifact: Artifact = stage(context, *(made[read] for read in reads))
+                artifact = stage(context, *(made[read] for read in reads))
                 seconds = time.perf_counter() - began
             made[name] = artifact
             stages[name] = {"seconds": round(seconds, 3), "peak_bytes": memory.peak, "out": rows_out(artifact)}
@@ -275,8 +276,8 @@ class Texts:
                 words[place, random.integers(3, WORDS[0])] = random.integers(self._heard)
 
 
-def conditions() -> dict[str, Any]:
-    """What the numbers depend on besides the code."""
+def conditions(libraries: Sequence[str] = LIBRARIES) -> dict[str, Any]:
+    """What the numbers depend on besides the code; libraries that are not installed are left out."""
     import psutil
 
     def git(*command: str) -> str:
@@ -290,8 +291,15 @@ def conditions() -> dict[str, Any]:
         "load_1min": round(os.getloadavg()[0], 2),
         "memory_bytes": psutil.virtual_memory().total,
         "python": platform.python_version(),
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "libraries": {name: found for name in libraries if (found := _version(name))},
     }
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 def _cpu() -> str:

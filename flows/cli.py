@@ -145,6 +145,32 @@ def _add_running(verbs: Verbs, recipe: argparse.ArgumentParser, common: argparse
     curve.add_argument("--seeds", type=int, metavar="N", default=1, help="trainings of each share; default: 1")
     curve.set_defaults(verb=_curve)
 
+    tune = verbs.add_parser("tune", parents=[recipe, common], help="search a better recipe; what does it surely gain?")
+    tune.add_argument("--trials", type=int, metavar="N", help="most trials; default: the recipe's, 20")
+    tune.add_argument("--minutes", type=float, metavar="N", help="most minutes in all; default: the recipe's, no limit")
+    tune.add_argument("--run", action="store_true", help="then run the whole pipeline with the recipe that won")
+    tune.add_argument(
+        "--write", type=Path, metavar="FILE",
+        help="write the recipe's file with what was found; it may be the recipe itself",
+    )  # fmt: skip
+    tune.set_defaults(verb=_tune)
+
+    compare = verbs.add_parser("compare", parents=[recipe, common], help="which base model and method to have")
+    compare.add_argument(
+        "--base", action="append", default=[], metavar="BASE", dest="bases",
+        help="a base model, as in model.base; may be given several times; default: the recipe's",
+    )  # fmt: skip
+    compare.add_argument(
+        "--method", action="append", default=[], metavar="METHOD", dest="methods",
+        help="full, lora, freeze and so on; may be given several times; default: the recipe's",
+    )  # fmt: skip
+    compare.add_argument("--share", type=float, metavar="SHARE", default=1.0, help="of the training rows; default: 1")
+    compare.add_argument("--minutes", type=float, metavar="N", help="most minutes of training, of all together")
+    compare.add_argument("--seeds", type=int, metavar="N", default=1, help="trainings of each; default: 1")
+    compare.add_argument("--run", action="store_true", help="then run the whole pipeline with the one that is chosen")
+    compare.add_argument("--write", type=Path, metavar="FILE", help="write the recipe's file with what was chosen")
+    compare.set_defaults(verb=_compare)
+
 
 def _add_deciding(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     """The verbs by which a person decides who serves."""
@@ -189,6 +215,22 @@ def _curve(options: argparse.Namespace) -> int:
     from flows.curve import curve
 
     return curve(options.recipe, options.overrides, shares=options.shares, seeds=options.seeds, as_json=options.json)
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from flows.tune import tune
+
+    asked = {"tune.trials": options.trials, "tune.minutes": options.minutes}
+    overrides = [*options.overrides, *(f"{field}={value}" for field, value in asked.items() if value is not None)]
+    return tune(options.recipe, overrides, write=options.write, then_run=options.run, as_json=options.json)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from flows.compare import compare
+
+    candidates = {name: getattr(options, name) for name in ("bases", "methods", "share", "minutes", "seeds")}
+    how = {"write": options.write, "then_run": options.run, "as_json": options.json}
+    return compare(options.recipe, options.overrides, candidates, **how)
 
 
 def _up(options: argparse.Namespace) -> int:

@@ -1,8 +1,8 @@
 """`hone deploy`: what recipes say, as deployments, schedules, limits and automations on a Prefect server.
 
-Of each recipe: `finetune/<recipe>`, `retrain/<recipe>`, `curve/<recipe>` and each stage alone; once: promote, rollback
-and evaluate of any model. Deploying twice changes nothing, and what was switched on or off in the UI stays so while its
-schedule is the same.
+Of each recipe: `finetune`, `retrain`, `curve`, `tune`, `compare` and each stage alone, named `<flow>/<recipe>`; once:
+promote, rollback and evaluate of any model. Deploying twice changes nothing, and what was switched on or off in the UI
+stays so while its schedule is the same.
 """
 
 from __future__ import annotations
@@ -160,19 +160,25 @@ def wanted_of(recipes: Sequence[Recipe], job_variables: dict[str, Any]) -> list[
 
 def _of_recipe(recipe: Recipe, job_variables: dict[str, Any]) -> Iterable[Wanted]:
     from flows import stages
+    from flows.comparing import compare
     from flows.finetune import finetune
     from flows.form import recipe_form
     from flows.learning_curve import curve
     from flows.retrain import retrain
+    from flows.tuning import tune
 
     rhythms = {s.stage: s for s in recipe.schedule.stages}
     about = recipe.description or f"The recipe {recipe.name}."
     grows = "The metric against the number of training rows, and what more of them would add."
+    better = "A better recipe: other values of its fields are tried, and the best are compared with it."
+    chosen = "Base models and methods side by side, and the one to have."
     unless = "Trains only when rows, recipe or champion have changed since the last attempt."
     kinds: list[tuple[Flow[..., Any], str, Schedule | None, str]] = [
         (finetune, "flows.finetune.finetune", recipe.schedule.finetune, f"{about} The whole pipeline."),
         (retrain, "flows.retrain.retrain", recipe.schedule.retrain, f"{about} {unless}"),
         (curve, "flows.learning_curve.curve", None, f"{about} {grows}"),
+        (tune, "flows.tuning.tune", None, f"{about} {better}"),
+        (compare, "flows.comparing.compare", None, f"{about} {chosen}"),
     ]
     for stage in STAGES:
         name = f"{stage}_flow"

@@ -11,6 +11,7 @@ Both UIs draw what a JSON schema says, each with its own gaps. What is done here
   a member whose fields another one has too comes before it.
 - A field that may be empty is an input box that may be empty, not two tabs. None is said by leaving it out: a form made
   here refuses null there.
+- A number in whose place a word may stand is text.
 - A moment is text: the date pickers would move it to the browser's time zone.
 
 Titles and descriptions are the schemas'. What a JSON schema cannot say, such as rules across fields, the flow checks
@@ -31,8 +32,10 @@ from schemas.recipe import Recipe
 
 Schema = dict[str, Any]
 
-CHANGED_MOST = ("train", "model", "evaluate", "gate", "registry", "retrain")
+CHANGED_MOST = ("tune", "train", "model", "evaluate", "gate", "registry", "retrain")
 """Sections that come first: what a person changes for one run; where the rows come from is a matter of the recipe."""
+NUMBERS = frozenset({"number", "integer"})
+NUMBER = r"[+-]?[0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?"
 SCALARS = frozenset({"string", "number", "integer", "boolean"})
 MOMENT = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?$"
 MOMENT_EXAMPLE = "ISO 8601, such as 2026-01-31T08:00:00Z."
@@ -45,15 +48,16 @@ ABSENT: Any = object()
 
 
 def recipe_form(flow: Flow[..., Any], recipe: Recipe) -> tuple[Schema, dict[str, Any]]:
-    """The form of a flow with parameters `recipe` and `refresh`, for the deployment of one recipe.
+    """The form of a flow with a parameter `recipe`, for the deployment of one recipe.
 
-    A run does not change when the recipe runs by itself, and only `retrain` reads how a retraining begins: sections
-    that the flow has no use for are in neither, and have the recipe's general defaults in its runs.
+    A run does not change when the recipe runs by itself, only `retrain` reads how a retraining begins, and only `tune`
+    what is searched: sections that the flow has no use for are in neither, and have the recipe's general defaults in
+    its runs.
 
     Returns:
         The schema of the flow's parameters, and the parameters: valid by the schema, and they make the same recipe.
     """
-    unused = {"schedule"} if flow.name == "retrain" else {"schedule", "retrain"}
+    unused = {"schedule", *({"retrain", "tune"} - {flow.name})}
     schema = _schema(flow)
     fields = schema["properties"]["recipe"]["properties"]
     order = [*CHANGED_MOST, *(name for name in fields if name not in CHANGED_MOST)]
@@ -166,7 +170,9 @@ def _stays_filled(field: Schema) -> bool:
 
 
 def _union(node: Schema, own: Any, value: Any) -> tuple[Schema, Any]:
-    """Tabs; or an input box that may be empty, where the other member is null and the own default."""
+    """Tabs; or an input box: that may be empty, where the other member is null and the own default, or takes a word."""
+    if all("const" in each or each.get("type") in NUMBERS for each in node["anyOf"]):
+        return _number_or_word(node, value)
     members = [each for each in node["anyOf"] if each.get("type") != "null"]
     if len(members) > 1 or members == node["anyOf"]:
         return _tabs(node, value)
@@ -179,6 +185,16 @@ def _union(node: Schema, own: Any, value: Any) -> tuple[Schema, Any]:
     valid = None if value is None else valid
     node = {**node, "anyOf": [drawn, {"type": "null", "title": "None"}]}
     return (node if valid is ABSENT else {**node, "default": valid}), valid
+
+
+def _number_or_word(node: Schema, value: Any) -> tuple[Schema, Any]:
+    """Text that is a number, or one of the words that are as good; without words, a number."""
+    words = [each["const"] for each in node["anyOf"] if "const" in each]
+    beside = {name: each for name, each in node.items() if name != "anyOf"}
+    if not words:
+        return _drawn({**beside, "type": "number"}, value)
+    pattern = f"^({'|'.join(words)}|{NUMBER})$"
+    return _drawn({**beside, "type": "string", "pattern": pattern}, value if value is ABSENT else str(value))
 
 
 def _tabs(node: Schema, value: Any) -> tuple[Schema, Any]:

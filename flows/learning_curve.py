@@ -7,8 +7,7 @@ store: a curve that was killed goes on where it was, and the point of all rows i
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +15,16 @@ from prefect import flow
 
 from flows.evaluate import todays_rows
 from flows.limits import gpu_slot
+from flows.nested import nested
 from flows.pipeline import PipelineContext, pipeline
 from flows.report import report_curve
 from schemas.curve import SHARES, Curve, PartOfRows, Seeds
 from schemas.recipe import Recipe
 from schemas.records import Artifact
-from tasks.context import Context
 from tasks.course import course, prolonged
 from tasks.curve import Trained, validate
 from tasks.curve import curve as drawn
 from tasks.subset import subset
-from tasks.tracking import Run, Status
 from tasks.train import train
 
 
@@ -105,7 +103,8 @@ def _trained(context: PipelineContext, tokens: Artifact, point: Point, left: Seq
     """Train and validate one point, in an MLflow run below the curve's."""
     context.observer.say(point.name)
     began = time.monotonic()
-    with _below(context, point) as (inner, run):
+    share = f"{point.share:g}"
+    with nested(context, point.recipe, name=point.name, kind="curve-point", share=share) as (inner, run):
         lessons = subset(inner, tokens, point.share) if point.share < 1 else tokens
         with gpu_slot():
             model = train(inner, lessons)
@@ -119,33 +118,6 @@ def _trained(context: PipelineContext, tokens: Artifact, point: Point, left: Seq
         seconds = (time.monotonic() - began) / max(1, point.steps) * sum(other.steps for other in left)
         context.observer.say(f"{len(left)} to go, about {seconds / 60:.1f} min where none is in the store")
     return found
-
-
-@contextmanager
-def _below(context: PipelineContext, point: Point) -> Iterator[tuple[Context, Run]]:
-    """The context of one point, and its MLflow run, nested in the curve's; it ends as the point ends."""
-    assert context.run is not None
-    tags = {"mlflow.parentRunId": context.run_id, "hone.kind": "curve-point", "hone.share": f"{point.share:g}"}
-    run = Run.start(context.home, point.recipe, name=point.name, tags=tags)
-    inner = Context(
-        point.recipe,
-        context.home,
-        run_id=run.run_id,
-        flow_run_id=context.flow_run_id,
-        observer=context.observer,
-        orchestrated=context.orchestrated,
-    )
-    context.observer.record_in(run)
-    status: Status = "FAILED"
-    try:
-        yield inner, run
-        status = "FINISHED"
-    except BaseException as error:
-        status = "FAILED" if isinstance(error, Exception) else "KILLED"
-        raise
-    finally:
-        context.observer.record_in(context.run)
-        run.end(status)
 
 
 def _concluded(context: PipelineContext, tokens: Artifact, trained: Sequence[Trained]) -> Curve:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -13,12 +13,15 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from schemas.comparison import Candidate, Comparison
 from schemas.curve import Curve
 from schemas.records import ModelVersion, Summary
+from schemas.tune import Trial, Tuned
 from tasks.gate import verdict_markdown
 from tasks.markdown import table
 from tasks.outbox import without_password
 from tasks.registry import CHALLENGER
+from tasks.space import said
 from tasks.tracking import Run
 
 PICTURE = re.compile(r"!\[([^\]]*)\]\(([\w.-]+\.png)\)")
@@ -86,6 +89,45 @@ def report_curve(found: Curve, folder: Path, run: Run) -> None:
         for point in found.points
     ]
     create_table_artifact(rows, key=f"curve-{found.recipe}-points", description=f"{found.metric} by training rows")
+
+
+@task(name="report", cache_policy=NO_CACHE, persist_result=False)
+def report_trials(recipe: str, trials: Sequence[Trial], most: int) -> None:
+    """Put the trials of a search, as far as it has come, on Prefect's page of the run."""
+    rows = [
+        {
+            "trial": trial.number, "state": trial.state, "value": trial.value, "reached": round(trial.reached, 2),
+            "seconds": round(trial.seconds, 1), **{field: said(value) for field, value in trial.values.items()},
+        }
+        for trial in sorted(trials, key=lambda one: (one.state != "complete", -(one.value or 0.0)))
+    ]  # fmt: skip
+    about = f"{len(trials)} of up to {most} trials of {recipe}, the best first"
+    create_table_artifact(rows, key=f"trials-{recipe}", description=about)
+
+
+@task(name="report", cache_policy=NO_CACHE, persist_result=False)
+def report_tuned(found: Tuned, folder: Path, run: Run) -> None:
+    """Put what a search found on Prefect's page of the run: the verdict, the recipe that won, and the pictures."""
+    page = with_pictures((folder / "report.md").read_text(encoding="utf-8"), folder, run, "tune")
+    recipe = f"\n## The recipe\n\n```yaml\n{found.recipe_yaml}```\n" if found.changes else ""
+    create_markdown_artifact(page + recipe, key=f"tuned-{found.recipe}", description=found.told)
+
+
+@task(name="report", cache_policy=NO_CACHE, persist_result=False)
+def report_candidates(recipe: str, candidates: Sequence[Candidate], most: int) -> None:
+    """Put the candidates of a comparison, as far as it has come, on Prefect's page of the run."""
+    shown = ("name", "latency_ms", "rows_per_second", "size_mb", "learnt_parameters", "train_seconds", "told")
+    rows = [{name: getattr(one, name) for name in shown} for one in candidates]
+    about = f"{len(candidates)} of {most} candidates of {recipe}"
+    create_table_artifact(rows, key=f"candidates-{recipe}", description=about)
+
+
+@task(name="report", cache_policy=NO_CACHE, persist_result=False)
+def report_comparison(found: Comparison, folder: Path, run: Run) -> None:
+    """Put what a comparison found on Prefect's page of the run: the recommendation, the table and the picture."""
+    page = with_pictures((folder / "report.md").read_text(encoding="utf-8"), folder, run, "compare")
+    recipe = f"\n## The recipe\n\n```yaml\n{found.recipe_yaml}```\n" if found.changes else ""
+    create_markdown_artifact(page + recipe, key=f"compared-{found.recipe}", description=found.told)
 
 
 def _row(name: str, summary: Summary) -> dict[str, Any]:

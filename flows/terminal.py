@@ -15,9 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from schemas.records import Artifact, Check, CheckOutcome, Decision, ModelVersion, Outcome, Partial, Summary, Verdict
+from schemas.tune import Trial
 from tasks.child import children
 from tasks.context import Observer
 from tasks.home import Home
+from tasks.space import said
 
 Metrics = Mapping[str, float]
 """Name → value; `<name>_low` and `<name>_high` are the ends of its interval."""
@@ -78,7 +80,7 @@ class Display:
 
     def finished(self, outcome: Outcome) -> None:
         """A stage ended well."""
-        if outcome.stage == "train" and self._bar is not None:
+        if outcome.stage in {"train", "trial"} and self._bar is not None:
             self._bar.stop()
             self._bar = None
         mark = Text("  · ", style="dim") if outcome.cached else Text("  ✓ ", style="green")
@@ -150,6 +152,12 @@ GISTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "subset": lambda s: f"{s['rows']:,} rows, {s['tokens']:,} tokens",
     "validate": lambda s: f"{s['metric']} {s['value']:.4f} on {s['rows']:,} validation rows",
     "curve": lambda s: f"{len(s['points'])} points, {s['verdict']}",
+    "tune": lambda s: s["told"],
+    "trivial": lambda s: ", ".join(s["chosen"]),
+    "speed": lambda s: (
+        f"{s['latency_ms_p50']:.1f} ms a request, {s['rows_per_second']:,.0f} rows/s, {s['size_mb']:,.1f} MB"
+    ),
+    "compare": lambda s: s["told"],
     "evaluate": lambda s: f"{s['metric']} {s['metrics'][s['metric']]:.4f} on {s['rows']:,} test rows",
 }
 """Stage → its summary in a few words."""
@@ -178,9 +186,18 @@ def gist(outcome: Outcome) -> str:
         case Verdict():
             others = [check.name for check in outcome.checks if not check.passed]
             return f"{outcome.decision}: {', '.join(others)}" if others else outcome.decision
+        case Trial():
+            return _gist_of_trial(outcome)
         case ModelVersion():
             return f"{outcome.name} version {outcome.version} {' '.join(outcome.aliases)}"
     return ""
+
+
+def _gist_of_trial(trial: Trial) -> str:
+    value = "" if trial.value is None else f"  {trial.value:.4f}"
+    values = ", ".join(f"{field.rpartition('.')[2]} {said(each)}" for field, each in trial.values.items())
+    ended = {"complete": "", "pruned": f", given up at {trial.reached:.0%}", "failed": f", failed: {trial.told}"}
+    return f"{trial.number}{value}{ended[trial.state]}  {values or 'the recipe as it is'}"
 
 
 def print_summary(summary: Summary) -> None:

@@ -22,6 +22,7 @@ from schemas.base import (
 )
 from schemas.data import Clean, Collect, Count, HashSplit, OpenShare, PositiveInt, Share, Split, Tokenize
 from schemas.schedule import Retrain, Schedules
+from schemas.tune import Tune
 
 
 class Model(Section):
@@ -115,6 +116,10 @@ LEARNING_RATES = {
 """Method → peak learning rate where neither recipe nor task names one; `benchmarks/methods.py` measures around them."""
 
 
+LEARNING_RATE = 5e-5
+"""Of methods that are not listed."""
+
+
 class Train(Section):
     """How the model learns."""
 
@@ -126,8 +131,8 @@ class Train(Section):
     """Optimiser steps in all, instead of epochs."""
     optimizer: Literal["adamw", "adafactor", "muon", "adamw-8bit"] = "adamw"
     """Muon (hidden matrices, AdamW the rest) wants ten times the learning rate; adafactor, adamw-8bit save memory."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
-    """Peak learning rate, reached at the end of the warm-up; default: 5e-5, or what fits method and task."""
+    learning_rate: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] = LEARNING_RATE
+    """Peak, reached at the end of the warm-up; default: 5e-5, or what fits method and task; auto: by a range test."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Learning rate of a layer, as a share of that of the layer above; the head has the full one. 1: all the same."""
     schedule: Literal["linear", "cosine", "polynomial", "warmup-stable-decay", "constant"] = "linear"
@@ -233,6 +238,12 @@ HEEDED_BY_SOME: dict[str, tuple[tuple[object, ...], str]] = {
     "evaluate.shots": ((0,), NO_TEXTS),
 }
 """Fields that not every task family heeds → values that ask for nothing, and what families lack that do not heed it."""
+
+
+def usual_learning_rate(task: TaskSection, train: Train) -> float:
+    """What fits method and task, whatever the recipe says."""
+    kind = train.method.kind
+    return task.learning_rates.get(kind, LEARNING_RATES.get(kind, LEARNING_RATE))
 
 
 class Slices(Section):
@@ -371,6 +382,7 @@ class Recipe(Section):
     evaluate: Evaluate = Evaluate()
     gate: Gate = Gate()
     registry: Registry = Registry()
+    tune: Tune = Tune()
     retrain: Retrain = Retrain()
     schedule: Schedules = Schedules()
 

@@ -81,6 +81,7 @@ class Plan(Record):
         threads: Threads of one operation.
         class_weights: Loss weight per label, or none.
         label_smoothing, focal_gamma, preference_beta: Of the loss, as in the recipe.
+        learning_rate: Found by a range test; none where the recipe says it.
         reasons: Why, for each choice that was not the recipe's.
     """
 
@@ -102,6 +103,7 @@ class Plan(Record):
     preference_beta: float = 0.1
     activation_checkpointing: bool = False
     memory_bytes: int = 0
+    learning_rate: float | None = None
     reasons: dict[str, str]
 
     @property

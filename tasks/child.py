@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from schemas.errors import ChildDied, Mistake, OutOfMemory
+from tasks.machine import Slot, slot
+from tasks.stopping import GivenUp, Stopped
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +54,10 @@ class Child:
 
     Args:
         log_file: Where its standard output and error go.
+        place: The part of the machine that it may use; none: all of it.
     """
 
-    def __init__(self, log_file: Path) -> None:
+    def __init__(self, log_file: Path, place: Slot | None = None) -> None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         self.log_file = log_file
         read, write = os.pipe()
@@ -65,11 +68,13 @@ class Child:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 pass_fds=(write,),
-                env={**ENVIRONMENT, **os.environ},
+                env={**ENVIRONMENT, **os.environ, **(place.environment if place else {})},
                 start_new_session=True,  # Ctrl-C is for the parent; the pipe ends the child
                 text=True,
             )
         os.close(write)
+        if place is not None:
+            place.confine(self._process.pid)
         self._events = os.fdopen(read)
 
     @property
@@ -92,6 +97,8 @@ class Child:
 
         Raises:
             Mistake: The job met a user's mistake.
+            GivenUp: `on_event` raised it; the job has ended, and the child takes the next one.
+            Stopped: Another thread has asked the job to save itself; the child has ended.
             OutOfMemory: The child's allocator gave up, or the kernel killed it for its memory.
             ChildDied: The child failed or ended in any other way.
         """
@@ -103,19 +110,34 @@ class Child:
                 match event.pop("event"):
                     case "done":
                         return event["result"]
+                    case "given up":
+                        raise GivenUp
+                    case "stopped":
+                        raise Stopped(event["step"])
                     case "mistake":
                         raise Mistake.from_dict(event)
                     case "failed":
                         kind = OutOfMemory if event["out_of_memory"] else ChildDied
                         raise kind(f"{job}: {event['error']}", self._log_tail())
                     case _:
-                        on_event(event)
+                        self._heed(event, on_event)
         except BrokenPipeError:
             pass  # it died before it read the job; the exit code below tells how
         code = self._process.wait()
         killed_for_memory = code == -signal.SIGKILL and _kernel_oom_kills() > kills_before
         kind = OutOfMemory if killed_for_memory else ChildDied
         raise kind(f"{job}: the child process ended with {_meaning(code)}", self._log_tail())
+
+    def _heed(self, event: Event, on_event: OnEvent) -> None:
+        try:
+            on_event(event)
+        except GivenUp:
+            self._send({"job": "give up"})
+
+    def ask_to_save(self) -> None:
+        """Let the job in progress save itself after the step it is at; the thread that runs it hears of it."""
+        with suppress(BrokenPipeError):  # it is gone already
+            self._send({"job": "stop"})
 
     def save(self, on_event: OnEvent = _ignore) -> int | None:
         """Let the job in progress save itself after the step it is at, which ends the process; at most for `SAVE_S`.
@@ -167,20 +189,28 @@ class Child:
 
 
 class Children:
-    """The child of this process: started early when work is coming, kept for the next job, replaced when it died."""
+    """The children of this process: started early when work is coming, kept for the next job, replaced when they died.
+
+    One for each part of the machine that work is done in at once, one in all where it is not parted.
+    """
 
     def __init__(self) -> None:
-        self._child: Child | None = None
+        self._living: dict[Slot | None, Child] = {}
         self._lock = threading.Lock()
+        self._stops_at_exit = False
 
     def warm(self, folder: Path) -> Child:
-        """The living child, started if need be; its log goes to `folder`."""
+        """The living child of this part of the machine, started if need be; its log goes to `folder`."""
+        place = slot.get()
         with self._lock:
-            if self._child is None or not self._child.alive:
-                if self._child is None:
+            child = self._living.get(place)
+            if child is None or not child.alive:
+                if not self._stops_at_exit:
                     atexit.register(self.stop)
-                self._child = Child(folder / f"child-{os.getpid()}.log")
-            return self._child
+                    self._stops_at_exit = True
+                name = f"child-{os.getpid()}" if place is None else f"child-{os.getpid()}-{place.number}"
+                child = self._living[place] = Child(folder / f"{name}.log", place)
+            return child
 
     def run(self, folder: Path, job: str, spec: dict[str, Any], on_event: OnEvent = _ignore) -> Any:
         """Do a job in the living child. A child that failed is not trusted with another job.
@@ -190,23 +220,38 @@ class Children:
         child = self.warm(folder)
         try:
             return child.run(job, spec, on_event)
+        except GivenUp:
+            raise
         except Exception:
-            self.stop()
+            self._stop_this()
             raise
         except BaseException:
             try:
                 if job in SAVING_JOBS:
                     _tell_saved(job, child.save(on_event))
             finally:
-                self.stop()
+                self._stop_this()
             raise
 
-    def stop(self) -> None:
-        """End the child, if there is one."""
+    def ask_to_save(self) -> None:
+        """Let the jobs of all children save themselves; for whoever waits for the threads that run them."""
         with self._lock:
-            if self._child is not None:
-                self._child.stop()
-                self._child = None
+            living = list(self._living.values())
+        for child in living:
+            child.ask_to_save()
+
+    def stop(self) -> None:
+        """End the children, if there are any."""
+        with self._lock:
+            for child in self._living.values():
+                child.stop()
+            self._living = {}
+
+    def _stop_this(self) -> None:
+        with self._lock:
+            child = self._living.pop(slot.get(), None)
+            if child is not None:
+                child.stop()
 
 
 children = Children()

@@ -19,6 +19,7 @@ from tasks.digests import write_atomically
 from tasks.families import Family, family_of
 from tasks.home import Home
 from tasks.keys import key_of, stage_key
+from tasks.stopping import GivenUp
 from tasks.store import Manifest, Store
 
 log = logging.getLogger(__name__)
@@ -147,7 +148,12 @@ class Context:
                 work.mkdir(parents=True, exist_ok=True)
             with self.store.draft(stage, key) as out:
                 folders = {name: self._folders(given) for name, given in inputs.items()}
-                summary = compute(**settings, **folders, **unkeyed, out=out)
+                try:
+                    summary = compute(**settings, **folders, **unkeyed, out=out)
+                except GivenUp:  # nobody will go on with it
+                    if work is not None:
+                        shutil.rmtree(work)
+                    raise
                 made = self.store.publish(out, stage, key, ingredients=ingredients, summary=summary, run_id=self.run_id)
             if work is not None:
                 shutil.rmtree(work)

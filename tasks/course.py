@@ -23,6 +23,8 @@ LEAST_STEPS = 100
 """Optimiser steps that few rows are learnt in; see docs/little-data.md for how it was measured."""
 EVALUATIONS = 5
 """Of a training that few rows make longer."""
+WARMUP_RATIO = 0.06
+"""Of RoBERTa (Liu et al. 2019), where the recipe says nothing of the warm-up."""
 
 
 @dataclass(frozen=True)

@@ -127,16 +127,28 @@ class Job:
         given = {name: tensor.to(plan.device, non_blocking=True) for name, tensor in batch.items()}
         return packing.packed(given) if plan.packs else given
 
-    def optimizer(self, model: PreTrainedModel) -> torch.optim.Optimizer:
+    def optimizer(self, model: PreTrainedModel, plan: Plan) -> torch.optim.Optimizer:
         """The recipe's, for what of the model learns."""
         decay, shares = self.train.layer_decay, dict[str, float]()
         if decay < 1:
             shares = methods.rate_shares(model, self.family.head_modules(model), decay)
-        return optimizer_of(model, self.family, self.train, shares)
+        rate = plan.learning_rate or self.train.learning_rate
+        return optimizer_of(model, self.family, self.train.model_copy(update={"learning_rate": rate}), shares)
 
 
-def train(*, emit: Emit, plan: dict[str, Any], work: str, out: str, save_minutes: float, **spec: Any) -> dict[str, Any]:
+def train(
+    *, emit: Emit, plan: dict[str, Any], work: str, out: str, save_minutes: float, keeps: bool = True, **spec: Any
+) -> dict[str, Any]:  # fmt: skip
     """Train by the plan, from the last whole checkpoint in `work` if there is one, and write the model to `out`.
+
+    Args:
+        emit: Sends an event to the parent.
+        plan: How, on this machine.
+        work: Folder for checkpoints.
+        out: Where to write.
+        save_minutes: Minutes between two checkpoints.
+        keeps: Write the model; else what it was worth is all that is left of it.
+        spec: `save_steps`, and what `Job` takes.
 
     Returns:
         The record of the training: steps, tokens, seconds, validation metrics, digest of the weights.
@@ -147,7 +159,7 @@ def train(*, emit: Emit, plan: dict[str, Any], work: str, out: str, save_minutes
         job = Job(**spec)
         prepare(frozen)
         learner = Learner(job, frozen, work=Path(work), emit=emit, save_steps=save_steps, save_minutes=save_minutes)
-        return learner.learn(Path(out))
+        return learner.learn(Path(out), keeps=keeps)
 
 
 def prepare(plan: Plan) -> None:
@@ -243,11 +255,16 @@ class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
         self.remove_callback(transformers.trainer_callback.PrinterCallback)
         self.progress.learner = self
 
-    def learn(self, out: Path) -> dict[str, Any]:
+    def learn(self, out: Path, *, keeps: bool = True) -> dict[str, Any]:
         """Train to the end and write `model/` (and `adapter/`), `history.json` and the record to `out`.
+
+        Args:
+            out: Where to write.
+            keeps: Write the model, too.
 
         Raises:
             Stopped: It was asked for meanwhile; what was learnt is saved.
+            GivenUp: Nobody wants the rest any more.
             Fault: The adapters, merged, do not predict what they predicted.
         """
         self.job.refer(self.model, self.plan, self.work)
@@ -257,11 +274,15 @@ class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
         seconds = time.monotonic() - began
         if stopping.asked.is_set():
             raise stopping.Stopped(self.progress.saved_step)
-        self.progress.restore_best()
+        if stopping.given_up.is_set():
+            raise stopping.GivenUp
         record = self.progress.record(seconds)
+        write_atomically(out / "history.json", json.dumps(self.progress.history))
+        if not keeps:
+            return record
+        self.progress.restore_best()
         with fused_attention(self.model, self.plan):
             merged = save_model(self.model, self.job, out)
-        write_atomically(out / "history.json", json.dumps(self.progress.history))
         weights_sha256 = file_sha256(out / "model" / "model.safetensors")
         return record | merged | {"weights_sha256": weights_sha256}
 
@@ -277,7 +298,7 @@ class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """The recipe's; see `tasks.optimisers`."""
         if self.optimizer is None:
-            self.optimizer = self.job.optimizer(model or self.model)
+            self.optimizer = self.job.optimizer(model or self.model, self.plan)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
@@ -416,7 +437,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         by_step = self.save_steps is not None and step % self.save_steps == 0
         stop = stopping.asked.is_set()
         control.should_save = not last and (stop or by_step or now - self._last_save >= self.save_seconds)
-        control.should_training_stop |= stop
+        control.should_training_stop |= stop or stopping.given_up.is_set()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
         """Keep the best weights; stop when they have been the best for too long."""

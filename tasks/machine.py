@@ -5,11 +5,59 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 """Processor flags, x86 and Arm, that mean bfloat16 matrix products in hardware."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A part of the machine, for work that is done beside other work.
+
+    Attributes:
+        number: From 0.
+        cores: Processor cores, by their numbers.
+        gpu: The GPU, by its number; none where there is none.
+        parts: How many parts there are: each has as much of the main memory.
+    """
+
+    number: int
+    cores: tuple[int, ...]
+    gpu: int | None
+    parts: int
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process that works in it has in its environment."""
+        return {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": str(self.gpu)}
+
+    def confine(self, pid: int) -> None:
+        """Keep a process that has just been started to the cores."""
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(pid, self.cores)
+
+
+slot: ContextVar[Slot | None] = ContextVar("slot", default=None)
+"""The part of the machine that this thread's work is for; none: all of it."""
+
+
+def slots(count: int) -> list[Slot]:
+    """The machine in so many parts: cores in turn, and a GPU each as far as there are some."""
+    known = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    cards = len(accelerators())
+    return [
+        Slot(
+            number,
+            tuple(known[number::count]) or (known[number % len(known)],),
+            number % cards if cards else None,
+            count,
+        )
+        for number in range(count)
+    ]
 
 
 @cache
@@ -26,7 +74,10 @@ def cpu_flags() -> frozenset[str]:
 
 
 def cores() -> int:
-    """Processor cores this process may use: its affinity, cut to the control group's quota."""
+    """Processor cores this process, or this part of the machine, may use: affinity, cut to the group's quota."""
+    place = slot.get()
+    if place is not None:
+        return len(place.cores)
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = Path("/sys/fs/cgroup/cpu.max")
     if quota.exists():
@@ -42,16 +93,19 @@ def main_memory() -> int:
     for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
         if limit.exists() and (allowed := limit.read_text().strip()) != "max":
             found = min(found, int(allowed))
-    return found
+    place = slot.get()
+    return found if place is None else found // place.parts
 
 
 def accelerators() -> list[str]:
-    """Names of the NVIDIA GPUs this process may see."""
+    """Names of the NVIDIA GPUs this process, or this part of the machine, may see."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return []
+    place = slot.get()
     cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     models = [line for card in cards for line in card.read_text().splitlines() if line.startswith("Model:")]
-    return [line.partition(":")[2].strip() for line in models]
+    found = [line.partition(":")[2].strip() for line in models]
+    return found if place is None else found[place.gpu : place.gpu + 1] if place.gpu is not None else []
 
 
 @cache

@@ -61,7 +61,7 @@ def model_card(
         "## Data",
         *_bullets({"source": _shown_location(recipe.collect.source.shown()), **rows}),
         "## Training",
-        *_bullets({"learning rate": recipe.train.learning_rate, "epochs": recipe.train.epochs or "", **train}),
+        *_bullets({"epochs": recipe.train.epochs or "", **train}),
         "## Test metrics",
         f"| metric | value | {recipe.evaluate.confidence:.0%} interval |",
         "|---|---|---|",

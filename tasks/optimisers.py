@@ -47,15 +47,17 @@ def optimizer_of(
         EnvironmentMistake: The optimiser does not run on this machine.
     """
     learning = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    rate = train.learning_rate
+    assert rate != "auto", "the plan names what the recipe leaves to it"
 
     def grouped(named: Named) -> list[Group]:
-        return parameter_groups(named, train.learning_rate, train.weight_decay, factors or {})
+        return parameter_groups(named, rate, train.weight_decay, factors or {})
 
     match train.optimizer:
         case "adafactor":
             # Neither its own schedule nor its own scale, which would make something else of the recipe's learning rate.
             adafactor: torch.optim.Optimizer = Adafactor(
-                grouped(learning), lr=train.learning_rate, scale_parameter=False, relative_step=False
+                grouped(learning), lr=rate, scale_parameter=False, relative_step=False
             )
             return adafactor
         case "muon":
@@ -69,11 +71,11 @@ def optimizer_of(
                     )
                 )  # fmt: skip
             others = grouped((name, parameter) for name, parameter in learning if id(parameter) not in hidden)
-            return MuonAndAdamW(matrices, others, train.learning_rate)
+            return MuonAndAdamW(matrices, others, rate)
         case "adamw-8bit":
-            return _adamw_8bit(grouped(learning), train.learning_rate)
+            return _adamw_8bit(grouped(learning), rate)
         case "adamw":
-            return torch.optim.AdamW(grouped(learning), train.learning_rate, BETAS, EPSILON, fused=True)
+            return torch.optim.AdamW(grouped(learning), rate, BETAS, EPSILON, fused=True)
 
 
 def parameter_groups(

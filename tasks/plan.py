@@ -14,7 +14,7 @@ import torch
 from schemas.errors import Problem, RecipeError
 from schemas.recipe import Train
 from schemas.records import Plan
-from tasks.course import course
+from tasks.course import WARMUP_RATIO, course
 from tasks.machine import BF16_FLAGS, cores, cpu_flags
 
 CPU_MICRO_BATCH_TOKENS = 4_096
@@ -22,8 +22,6 @@ CPU_MICRO_BATCH_TOKENS = 4_096
 GPU_MICRO_BATCH_TOKENS = 16_384
 EAGER_UP_TO = 512
 """Longest sequence, in tokens, for which plain attention without dropout beats the fused kernel on a CPU (2x at 24)."""
-WARMUP_RATIO = 0.06
-"""Of RoBERTa (Liu et al. 2019), where the recipe says nothing of the warm-up."""
 
 
 def device() -> Literal["cpu", "cuda", "mps"]:

@@ -6,7 +6,9 @@ the backward pass, and hence the size of a micro-batch and whether activations a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -14,13 +16,15 @@ import torch
 from transformers import PreTrainedModel
 
 from schemas.errors import EnvironmentMistake, Problem, RecipeError
+from schemas.recipe import usual_learning_rate
 from schemas.records import SMALLEST_MICRO_BATCH_TOKENS, Plan
 from tasks import packing
-from tasks.batches import TokenTable, padded_width
+from tasks.batches import EpochBatches, TokenTable, padded_width
 from tasks.learner import Emit, Job, autocast, prepare, step_losses
 from tasks.memory import FLOAT32_BYTES, GIB, SHARE, Footprint, footprint, gib, memory, stored_parameters
 from tasks.plan import make_plan
 from tasks.predict import loss_of
+from tasks.rate_range import range_test
 
 QUANTILES = (0.25, 0.75)
 """Of the rows, by length: those that show what a row keeps for the backward pass."""
@@ -40,7 +44,6 @@ def plan_training(*, emit: Emit, limit: int | None = None, **spec: Any) -> dict[
         EnvironmentMistake: Training will not fit into this machine's memory.
         torch.OutOfMemoryError: The longest batch does not fit all the same; the parent tries again with half.
     """
-    del emit
     job = Job(**spec)
     how = "none" if job.train.sampling == "balanced" else job.train.class_weights
     weights, reason = job.family.loss_weights(job.training_rows.labels_of(), job.meta, how)
@@ -57,14 +60,48 @@ def plan_training(*, emit: Emit, limit: int | None = None, **spec: Any) -> dict[
     plan, model = _loaded(job, plan)
     model.to(plan.device)
     plan = _packed(job, plan, model)
-    job.optimizer(model)  # whatever keeps it from being made is said now
+    if job.train.learning_rate == "auto":  # until the range test knows better
+        plan = plan.model_copy(update={"learning_rate": usual_learning_rate(job.task, job.train)})
+    job.optimizer(model, plan)  # whatever keeps it from being made is said now
     plan = _fitting(job, plan, model)
     if limit is not None and limit < plan.micro_batch_tokens:
         plan = _with(plan, "micro_batch_tokens", limit, f"{plan.micro_batch_tokens} did not fit into memory")
     job.ready(model, plan)
     longest = np.argsort(job.training_rows.lengths)[::-1][: plan.global_batch_size]
     step_losses(model, job, plan, longest)
+    if job.train.learning_rate == "auto":
+        plan = _ranged(job, plan, model, emit)
     return plan.model_dump(mode="json")
+
+
+def _ranged(job: Job, plan: Plan, model: PreTrainedModel, emit: Emit) -> Plan:
+    """The plan with a learning rate by a range test on the recipe's first batches; the model is spent by it."""
+    assert plan.learning_rate is not None, "the usual one until now"
+    batches = _endless(EpochBatches(job.training_rows.lengths, plan.global_batch_size, job.train.seed))
+    optimizer, learning = job.optimizer(model, plan), [p for p in model.parameters() if p.requires_grad]
+    shares = [group["lr"] / plan.learning_rate for group in optimizer.param_groups]
+    model.train()
+
+    def step(number: int, rate: float) -> float:
+        for group, share in zip(optimizer.param_groups, shares, strict=True):
+            group["lr"] = rate * share
+        optimizer.zero_grad()
+        _, losses = step_losses(model, job, plan, np.asarray(next(batches)))
+        torch.nn.utils.clip_grad_norm_(learning, job.train.max_grad_norm or math.inf)
+        optimizer.step()
+        loss = float(losses.sum())
+        emit("log", step=number, values={"range/loss": loss, "range/learning_rate": rate})
+        return loss
+
+    found = range_test(plan.learning_rate, step)
+    return _with(plan, "learning_rate", found.chosen, found.told)
+
+
+def _endless(batches: EpochBatches) -> Iterator[list[int]]:
+    """Batch after batch, epoch after epoch."""
+    for epoch in count():
+        batches.set_epoch(epoch)
+        yield from batches
 
 
 def _with(plan: Plan, field: str, value: Any, reason: str) -> Plan:

@@ -69,6 +69,8 @@ ONNX_DIFFERENCE = "hone.onnx_difference"
 """Tag of a version with an ONNX file: how far that was from the model on real rows."""
 EXAMPLE_ROWS = 3
 """Of the input example."""
+CARD_SAYS = ("steps", "tokens", "seconds", "trainable_parameters", "peak_memory_bytes")
+"""Of the training, on the model card."""
 CARD_LENGTH = 5_000
 """Characters of a version's description that MLflow keeps."""
 WARM_MODULES = {
@@ -633,8 +635,8 @@ def register(
             **{side: sides.summary[side] for side in ("train", "validation", "test")},
         },
         train={
-            name: model.summary[name]
-            for name in ("steps", "tokens", "seconds", "trainable_parameters", "peak_memory_bytes")
+            "learning rate": model.summary["plan"].get("learning_rate") or recipe.train.learning_rate,
+            **{name: model.summary[name] for name in CARD_SAYS},
         },
         metrics=_intervals(scores.summary["metrics"]),
         baselines=scores.summary["baselines"],

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 from schemas.errors import Mistake
 from schemas.records import Outcome
 from tasks.context import Context
+from tasks.stopping import Stopped
 
 if TYPE_CHECKING:
     from prefect import Task
@@ -79,6 +80,6 @@ def unwrapped(returned: Any) -> Any:
 
 
 def _is_fault(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Whether another try can help: not after a user's mistake."""
+    """Whether another try can help: not after a user's mistake, nor when it was asked to stop."""
     del task, run
-    return not isinstance(getattr(state.data, "result", state.data), Mistake)
+    return not isinstance(getattr(state.data, "result", state.data), Mistake | Stopped)

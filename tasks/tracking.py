@@ -168,6 +168,18 @@ def run_url(home: Home, experiment_id: str, run_id: str) -> str | None:
     return f"{without_password(home.mlflow_uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
+def adopt(home: Home, run_ids: Iterable[str], parent: str) -> None:
+    """Nest runs of earlier commands in a run of this one; those that MLflow no longer has are left out."""
+    from mlflow.exceptions import MlflowException
+
+    mlflow = client(home)
+    for run_id in run_ids:
+        try:
+            mlflow.set_tag(run_id, "mlflow.parentRunId", parent)
+        except MlflowException as error:
+            log.warning("run %s stays where it is: %s", run_id, first_line(error))
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested values as MLflow params: `train.learning_rate`; lists as JSON; what is not set is left out."""
     flat: dict[str, str] = {}

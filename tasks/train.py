@@ -49,15 +49,22 @@ def plan_training(
     return plan
 
 
+def try_model(**given: Any) -> dict[str, Any]:
+    """Train as `train_model` does, and keep nothing but what it was worth."""
+    return train_model(**given, keeps=False)
+
+
 def train_model(
     *, task: TaskSection, model: Model, train: Train, metric: str, plan: Plan, base_digest: str,
     tokens: Path, base: Path, save_steps: int | None, save_minutes: float, run_job: RunJob, work: Path, out: Path,
+    keeps: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
     """Train by the plan, from the last whole checkpoint in `work`, into `out`."""
     del base_digest
     spec = _spec(task=task, model=model, train=train, metric=metric, tokens=tokens, base=base)
     spec |= {"plan": plan.model_dump(mode="json"), "work": str(work), "out": str(out)}
-    record: dict[str, Any] = run_job("train", spec | {"save_steps": save_steps, "save_minutes": save_minutes})
+    saving = {"save_steps": save_steps, "save_minutes": save_minutes, "keeps": keeps}
+    record: dict[str, Any] = run_job("train", spec | saving)
     return record | {"plan": plan.model_dump(mode="json")}
 
 
@@ -76,9 +83,9 @@ def plan_artifact(context: Context, tokens: Artifact) -> Artifact:
     recipe = context.recipe
     refuse_other_labels(recipe.model, context.home, lambda: context.path(tokens))
     defaults = Train()
-    beside_the_plan = (
-        "learning_rate", "decay_power", "weight_decay", "max_grad_norm", "early_stopping_patience", "seed", *SAVING,
-    )  # fmt: skip
+    beside_the_plan = ["decay_power", "early_stopping_patience", *SAVING]
+    if recipe.train.learning_rate != "auto":  # a range test goes by them, too
+        beside_the_plan += ["learning_rate", "weight_decay", "max_grad_norm", "seed"]
     settings = _settings(context) | {
         "train": recipe.train.model_copy(update={name: getattr(defaults, name) for name in beside_the_plan}),
         "machine": fingerprint(),
@@ -152,6 +159,18 @@ def rehearsal(context: Context, tokens: Artifact, plan: Plan) -> dict[str, Any]:
 @stage_task
 def train(context: Context, tokens: Artifact) -> Artifact:
     """Fine-tune the base model in a child process; a retry resumes from the last whole checkpoint."""
+    return learnt(context, tokens, "train", train_model)
+
+
+def learnt(context: Context, tokens: Artifact, stage: str, compute: Callable[..., dict[str, Any]]) -> Artifact:
+    """What a training by the plan left behind; running out of memory makes micro-batches smaller, and goes on.
+
+    Args:
+        context: The run's.
+        tokens: What is learnt.
+        stage: Named so in the store.
+        compute: `train_model`, or `try_model`.
+    """
     recipe = context.recipe
     planned = plan_artifact(context, tokens)
     plan = Plan.model_validate(planned.summary)
@@ -162,14 +181,15 @@ def train(context: Context, tokens: Artifact) -> Artifact:
         comparable = plan.model_copy(update={"micro_batch_tokens": 0, "reasons": {}})
         try:
             return context.artifact(
-                "train",
-                train_model,
+                stage,
+                compute,
                 settings=settings,
                 inputs={"tokens": tokens},
                 unkeyed=_unkeyed(context) | {name: getattr(recipe.train, name) for name in SAVING},
                 modules=("tasks.learner", type(context.family).__module__),
                 libraries=libraries_of(recipe.train),
                 apart_from=DRAWING,
+                part_of="train",
                 work_settings=settings | {"plan": comparable},
             )
         except OutOfMemory:

@@ -26,6 +26,8 @@ JOBS = {
 """Job → `module:function`; the function takes `emit` and the spec as keywords."""
 STOP = "stop"
 """Not a job: asks the one in progress to save itself and end, and this process with it."""
+GIVE_UP = "give up"
+"""Not a job: asks the one in progress to end without a result; this process takes the next one."""
 
 
 def main() -> None:
@@ -40,12 +42,15 @@ def main() -> None:
     importlib.import_module("tasks.learner")  # warm: every job needs torch, and waiting for the first one is free
     while True:
         asked = jobs.get()
+        stopping.given_up.clear()  # it was for the job before
         try:
             module, function = JOBS[asked["job"]].split(":")
             emit("done", result=_function(module, function)(emit=emit, **asked["spec"]))
         except stopping.Stopped as stopped:
             emit("stopped", step=stopped.step)
             os._exit(0)  # the reader holds standard input; an orderly exit would wait for it
+        except stopping.GivenUp:
+            emit("given up")
         except Mistake as mistake:
             emit("mistake", **mistake.as_dict())
         except Exception as error:  # noqa: BLE001  the border of the process: the parent decides what it means
@@ -63,6 +68,8 @@ def _read_jobs(jobs: queue.Queue[dict[str, Any]]) -> None:
         asked = json.loads(line)
         if asked["job"] == STOP:
             stopping.asked.set()
+        elif asked["job"] == GIVE_UP:
+            stopping.given_up.set()
         else:
             jobs.put(asked)
     os._exit(1)  # the parent is gone, or wants us gone; nothing may hold the process back

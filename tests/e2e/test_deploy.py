@@ -30,7 +30,7 @@ def test_deploying_again_changes_nothing_and_what_leaves_a_recipe_leaves_the_ser
     recipe.write_text(RECIPE.replace("NAME", "deployed") + SCHEDULE)
     first = done(hone)
     ours = [name for name in first if name.endswith("/deployed")]
-    assert len(ours) == 11
+    assert len(ours) == 13
     assert {first[name] for name in ours} == {"created"}
     with SyncPrefectClient(servers.prefect) as client:
         known = client.read_deployment_by_name("retrain/deployed")

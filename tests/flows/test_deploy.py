@@ -40,7 +40,7 @@ def test_recipes_are_told_from_the_other_files_of_a_project(tmp_path: Path) -> N
 
 def test_a_recipe_has_its_pipeline_its_retraining_and_each_stage_and_models_have_their_decisions() -> None:
     stages = ["collect", "clean", "split", "tokenize", "train", "evaluate", "gate", "register"]
-    of_recipe = [f"{kind}/sentiment" for kind in ("finetune", "retrain", "curve", *stages)]
+    of_recipe = [f"{kind}/sentiment" for kind in ("finetune", "retrain", "curve", "tune", "compare", *stages)]
     assert names([recipe()]) == [*of_recipe, "promote/any-model", "rollback/any-model", "evaluate/any-model"]
 
 

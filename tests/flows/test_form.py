@@ -18,6 +18,7 @@ from schemas.curve import MOST_SEEDS, SHARES
 from schemas.loading import find_recipes, load_recipe, validate_recipe
 from schemas.recipe import Recipe
 from schemas.stages import STAGES, Stage
+from schemas.tune import Tune
 
 SHIPPED = find_recipes(Path(__file__).parents[2])
 RICH: dict[str, Any] = {
@@ -120,7 +121,32 @@ def test_the_parameters_are_valid_and_make_the_same_recipe(form, recipe):
     jsonschema.validate(parameters, schema)
     validation.validate(parameters, schema, raise_on_error=True)  # what the server does
     back = Recipe.model_validate(json.loads(json.dumps(parameters))["recipe"])
-    assert back == recipe.model_copy(update={"schedule": back.schedule, "retrain": back.retrain})
+    unread = {"schedule": back.schedule, "retrain": back.retrain, "tune": back.tune}
+    assert back == recipe.model_copy(update=unread)
+
+
+def test_a_number_in_whose_place_a_word_may_stand_is_text_that_is_one_of_them(form):
+    schema, parameters = form
+    field = schema["properties"]["recipe"]["properties"]["train"]["properties"]["learning_rate"]
+    assert field["type"] == "string"
+    for good in ("auto", "1e-4", "0.0001", ".5", parameters["recipe"]["train"]["learning_rate"]):
+        jsonschema.validate(good, field)
+    for bad in ("automatic", "1e", "", "fast"):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(bad, field)
+
+
+def test_what_is_searched_is_asked_where_a_search_is_and_nowhere_else(rich):
+    from flows.tuning import tune
+
+    searched = rich.model_copy(
+        update={"tune": Tune.model_validate({"trials": 7, "space": {"train.weight_decay": {"low": 0, "high": 0.1}}})}
+    )
+    schema, parameters = recipe_form(tune, searched)
+    jsonschema.validate(parameters, schema)
+    assert Recipe.model_validate(json.loads(json.dumps(parameters))["recipe"]).tune == searched.tune
+    assert "tune" not in recipe_form(finetune, searched)[1]["recipe"]
+    assert next(iter(schema["properties"]["recipe"]["properties"])) == "tune"
 
 
 def test_every_field_at_every_depth_defaults_to_what_the_recipe_says(form):

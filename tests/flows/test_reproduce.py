@@ -452,7 +452,7 @@ HERE = {
     "micro_batch_tokens": 4_096, "steps": 40, "steps_per_epoch": 20, "warmup_steps": 3, "decay_steps": 0,
     "eval_steps": 10, "class_weights": None, "optimizer": "adamw",
     "label_smoothing": 0.0, "focal_gamma": 0.0, "preference_beta": 0.1, "activation_checkpointing": False,
-    "memory_bytes": 0, "reasons": {"threads": "every core"},
+    "memory_bytes": 0, "learning_rate": None, "reasons": {"threads": "every core"},
 }  # fmt: skip
 
 

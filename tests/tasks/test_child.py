@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import contextvars
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -14,6 +16,8 @@ from schemas.errors import ChildDied, Mistake, OutOfMemory
 from tasks import child as child_module
 from tasks.child import Child, Children
 from tasks.learner import last_whole_checkpoint
+from tasks.machine import slot, slots
+from tasks.stopping import GivenUp, Stopped
 from tests.learning import job_spec, tiny_encoder, token_files
 
 
@@ -177,3 +181,60 @@ def test_a_users_own_modules_do_not_shadow_ours(tmp_path, spec, monkeypatch):
     child = Child(tmp_path / "log")
     assert child.run("plan", spec)["steps"] == 26
     child.stop()
+
+
+def test_a_job_that_is_given_up_ends_without_a_result_and_its_process_takes_the_next(training, tmp_path):
+    spec, work = training
+
+    def enough(event):
+        if has_learnt(event):
+            raise GivenUp
+
+    children = Children()
+    try:
+        process = children.warm(tmp_path).pid
+        with pytest.raises(GivenUp):
+            children.run(tmp_path, "train", spec, enough)
+        assert last_whole_checkpoint(work) is None
+        assert children.run(tmp_path, "plan", spec_of_plan(spec))["steps"] == spec["plan"]["steps"]
+        assert children.warm(tmp_path).pid == process
+    finally:
+        children.stop()
+
+
+def spec_of_plan(spec):
+    return {name: spec[name] for name in ("task", "model", "train", "base", "tokens", "metric")}
+
+
+def test_a_job_in_another_thread_can_be_asked_to_save_itself(training, tmp_path):
+    spec, work = training
+    children, learns, ended = Children(), threading.Event(), []
+
+    def learn():
+        try:
+            children.run(tmp_path, "train", spec, lambda event: has_learnt(event) and learns.set())
+        except Stopped as stopped:
+            ended.append(stopped.step)
+
+    thread = threading.Thread(target=learn)
+    thread.start()
+    assert learns.wait(60)
+    children.ask_to_save()
+    thread.join(30)
+    assert ended == [int(last_whole_checkpoint(work).name.partition("-")[2])]
+    children.stop()
+
+
+def test_a_child_of_a_part_of_the_machine_keeps_to_it(tmp_path, spec):
+    children = Children()
+    first, *_ = slots(len(os.sched_getaffinity(0)))
+
+    def planned():
+        slot.set(first)
+        found = children.run(tmp_path, "plan", spec)
+        return found, psutil.Process(children.warm(tmp_path).pid).cpu_affinity()
+
+    plan, cores = contextvars.copy_context().run(planned)
+    assert cores == list(first.cores)
+    assert plan["threads"] == len(first.cores)
+    children.stop()
