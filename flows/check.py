@@ -85,7 +85,8 @@ def _print_example(display: Display, context: Context, sides: Artifact) -> None:
     row = pl.read_parquet(folder / "train.parquet", n_rows=1, glob=False).row(0, named=True)
     model = context.recipe.model
     base = Base(base_model(model, context.home)[0], trust_remote_code=model.trust_remote_code)
-    example = context.family.example(row, read_meta(folder), base.tokenizer)
+    meta = {**read_meta(folder), **context.family.of_base(context.recipe.task, base)}
+    example = context.family.example(row, meta, base.tokenizer)
     if example is None:
         return
     display.say("  the first training row as the model reads it; what it learns to write between « and »")

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from schemas.records import Artifact
 from tasks.context import Context, last_key
-from tasks.evaluate import read_meta
+from tasks.evaluate import meta_of
 from tasks.registry import champion
 from tasks.split_checks import DIFFERING, rows_to_see, smallest_visible_difference
 
@@ -55,7 +55,7 @@ def last_disagreement(context: Context, sides: Artifact) -> float | None:
     if ours.is_empty():
         return None
     theirs = ours.select("id").join(found[1], on="id", how="left", maintain_order="left")
-    meta = read_meta(context.path(sides))
+    meta = meta_of(context.recipe.task, context.path(sides))
     scores, others = (context.family.row_scores(rows, meta).to_numpy() for rows in (ours, theirs))
     return float(((scores - others) ** 2).mean()) or None
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import (
@@ -92,6 +92,8 @@ class TaskSection(Section):
         word_lists: Roles whose columns may hold lists: the words of a text, and what belongs to each of them.
         learning_rates: Method → peak learning rate where the recipe names none, for tasks of other needs than most.
         learns_by: The metric that picks the best checkpoint, where the recipe's cannot be had while a model learns.
+        late: Fields that matter only once there is a model, when it answers and is measured: no row, no token and no
+            weight depends on them, so that another value retrains nothing.
     """
 
     metrics: ClassVar[tuple[str, ...]]
@@ -101,7 +103,18 @@ class TaskSection(Section):
     abstains: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {}
     learns_by: ClassVar[str | None] = None
+    late: ClassVar[tuple[str, ...]] = ()
     family: str
+
+    @property
+    def taught(self) -> Self:
+        """The section as far as rows, tokens and weights depend on it: what is `late` is left out."""
+        fields = type(self).model_fields
+        return self.model_copy(update={name: fields[name].get_default(call_default_factory=True) for name in self.late})
+
+    def notes(self) -> dict[str, Any]:
+        """What `late` adds to the meta once there is a model, as JSON values."""
+        return {}
 
     def columns(self) -> dict[str, str]:
         """Role → name of the source's column, for every column the family reads."""

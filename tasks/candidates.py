@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from schemas.errors import DataError, Mistake, Problem
 from schemas.records import Artifact
 from tasks.context import Context
-from tasks.evaluate import baseline_artifacts, measure, read_meta, read_predictions, slices_of, speed_artifact
+from tasks.evaluate import baseline_artifacts, measure, meta_of, read_predictions, slices_of, speed_artifact
 from tasks.evaluation_report import report
 from tasks.held_out import among, test_hashes
 from tasks.register import identity_of, rows_learnt, training_hashes_of
@@ -58,7 +58,13 @@ def trained_candidate(context: Context, sides: Artifact, model: Artifact, scores
         predictions=read_predictions(measured / "predictions.parquet"),
         parts=from_membership(pl.read_parquet(measured / "slices.parquet", glob=False)),
         trained_on=rows_learnt(context, sides),
-        identity=identity_of(context.home, context.path(model), context.family, measured / "calibration.json"),
+        identity=identity_of(
+            context.home,
+            context.path(model),
+            context.family,
+            measured / "calibration.json",
+            context.recipe.task.notes(),
+        ),
     )
 
 
@@ -85,7 +91,7 @@ def registered_candidate(
     if predictions.is_empty():
         rule = f"was trained on all {answers.height:,} test rows"
         raise DataError(Problem("version", version.version, rule, "evaluate it on rows that it has not learnt"))
-    meta, asked = read_meta(split), predictions.select("id")
+    meta, asked = meta_of(recipe.task, split), predictions.select("id")
     baselines = [context.path(artifact) for artifact in baseline_artifacts(context, sides, tokens)]
     settings = recipe.evaluate.slices.model_copy(update={"weak": False})
     known = pl.read_parquet(split / "validation.parquet", columns=["id"], glob=False)

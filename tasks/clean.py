@@ -281,7 +281,7 @@ def clean(context: Context, raw: Artifact) -> Artifact:
     return context.artifact(
         "clean",
         clean_rows,
-        settings={"rules": rules, "task": recipe.task, "own_ids": recipe.collect.id_column is not None},
+        settings={"rules": rules, "task": recipe.task.taught, "own_ids": recipe.collect.id_column is not None},
         inputs={"parts": parts, "raw": raw},
         modules=_modules(context),
         apart_from=MEASURING,
@@ -295,7 +295,7 @@ def _part(context: Context, raw: Artifact, name: str, sha256: str) -> Artifact:
     return context.artifact(
         "clean-part",
         clean_file,
-        settings={"rules": rules.model_copy(update=defaults), "task": context.recipe.task, "sha256": sha256},
+        settings={"rules": rules.model_copy(update=defaults), "task": context.recipe.task.taught, "sha256": sha256},
         unkeyed={"rows": lambda: context.path(raw) / name},
         modules=_modules(context),
         apart_from=MEASURING,

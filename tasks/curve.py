@@ -18,7 +18,7 @@ from schemas.curve import CurvePoint, CurveVerdict, Forecast
 from schemas.records import Artifact, Interval
 from tasks import power_law
 from tasks.context import Context
-from tasks.evaluate import MEASURED_WITH, SEED, read_meta, read_predictions
+from tasks.evaluate import MEASURED_WITH, SEED, meta_of, read_predictions
 from tasks.families import Family, Meta, family_of
 from tasks.markdown import table
 from tasks.predict_job import Predict, predict_in_child
@@ -78,7 +78,7 @@ def validation_predictions(
     Returns:
         `rows`, `metric` and its `value`.
     """
-    family, meta = family_of(task), read_meta(tokens)
+    family, meta = family_of(task), meta_of(task, tokens)
     predict(model / "model", {tokens / "validation.arrow": out / PREDICTIONS})
     predictions = family.decided(read_predictions(out / PREDICTIONS), meta)
     predictions.write_parquet(out / PREDICTIONS)
@@ -109,7 +109,7 @@ def draw_curve(
 
     groups = _by_share(models, [read_predictions(folder / PREDICTIONS) for folder in predictions])
     options = {"resamples": resamples, "confidence": confidence, "seed": SEED}
-    measured = _measured(groups, family_of(task), read_meta(tokens), metric, options)
+    measured = _measured(groups, family_of(task), meta_of(task, tokens), metric, options)
     points = _points(groups, measured, confidence)
     law, laws = None, None
     forecasts: list[Forecast] = []

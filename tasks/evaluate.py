@@ -23,6 +23,7 @@ from tasks.evaluation_report import report
 from tasks.families import MEASURING, Family, Meta, family_of
 from tasks.machine import fingerprint
 from tasks.predict_job import Predict, RunJob, predict_in_child, run_in_child
+from tasks.served_folder import as_served
 from tasks.slices import Slice
 from tasks.stage import stage_task
 from tasks.tokenize import dropped_rows
@@ -54,7 +55,7 @@ def baseline_predictions(*, task: TaskSection, metric: str, split: Path, out: Pa
         `chosen`: name → what was chosen; `test`: name → scores on the test rows.
     """
     family = family_of(task)
-    meta = read_meta(split)
+    meta = meta_of(task, split)
     chosen = family.baselines(split, meta, metric, out)
     return {
         "chosen": chosen,
@@ -153,6 +154,7 @@ def model_speed(
     task: TaskSection,
     machine: Mapping[str, Any],
     identity: str,
+    notes: Meta,
     split: Path,
     model: Callable[[], Path],
     run_job: RunJob,
@@ -164,6 +166,7 @@ def model_speed(
         task: The recipe's task.
         machine: What it is timed on, part of the key.
         identity: What the model is known by, part of the key.
+        notes: What it is told beside what it learnt; see `tasks.served_folder`.
         split: Folder of the split artifact.
         model: Gives the folder with the model.
         run_job: Runs a job in the child process.
@@ -180,13 +183,9 @@ def model_speed(
     rows = scan.select(pl.len()).collect().item()
     rows_file = out / "rows.parquet"
     scan.select(family.asked_columns).gather_every(max(1, rows // TIMED_ROWS)).collect().write_parquet(rows_file)
-    spec = {
-        "serving": str(family.serving),
-        "model": str(folder),
-        "rows": str(rows_file),
-        "columns": list(family.asked_columns),
-    }
-    found = run_job("latency", spec)
+    spec = {"serving": str(family.serving), "rows": str(rows_file), "columns": list(family.asked_columns)}
+    with as_served(folder, notes, out) as served:
+        found = run_job("latency", spec | {"model": str(served)})
     rows_file.unlink()
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     speed = {**found, "size_mb": round(size / MEGABYTE, 1), "machine": dict(machine)}
@@ -221,7 +220,7 @@ def evaluate_model(
         name), `gains` over each baseline (see `Paired`), `slices`, `calibration`, `abstention`, `speed`, `rows`,
         `metric`.
     """
-    family, meta = family_of(task), read_meta(tokens)
+    family, meta = family_of(task), meta_of(task, tokens)
     validation, test = (read_predictions(predictions / f"{side}.parquet") for side in ("validation", "test"))
     calibration: dict[str, Any] = {}
     if evaluate.calibrate:
@@ -417,6 +416,11 @@ def read_meta(folder: Path) -> Meta:
     return meta
 
 
+def meta_of(task: TaskSection, folder: Path) -> dict[str, Any]:
+    """The same, and what the recipe says of answering and measuring."""
+    return {**read_meta(folder), **task.notes()}
+
+
 def _flat(metrics: Mapping[str, Interval]) -> dict[str, float]:
     flat: dict[str, float] = {}
     for name, found in metrics.items():
@@ -445,7 +449,7 @@ def evaluate(context: Context, sides: Artifact, tokens: Artifact, model: Artifac
         apart_from=MEASURING,
         part_of="evaluate",
     )
-    speed = speed_artifact(context, sides, model.key, lambda: context.path(model) / "model")
+    speed = speed_artifact(context, sides, model.key, lambda: context.path(model) / "model", recipe.task.notes())
     return context.artifact(
         "evaluate",
         evaluate_model,
@@ -499,7 +503,9 @@ def baseline_artifacts(context: Context, sides: Artifact, tokens: Artifact) -> l
     return [trivial, untaught, shown]
 
 
-def speed_artifact(context: Context, sides: Artifact, identity: str, model: Callable[[], Path]) -> Artifact:
+def speed_artifact(
+    context: Context, sides: Artifact, identity: str, model: Callable[[], Path], notes: Meta | None = None
+) -> Artifact:
     """How fast a model answers on this machine.
 
     Args:
@@ -507,11 +513,17 @@ def speed_artifact(context: Context, sides: Artifact, identity: str, model: Call
         sides: Whose test rows are asked.
         identity: What the model is known by.
         model: Gives the folder with the model.
+        notes: What it is told beside what it learnt; none for one that was told already.
     """
     return context.artifact(
         "speed",
         model_speed,
-        settings={"task": context.recipe.task, "machine": fingerprint(), "identity": identity},
+        settings={
+            "task": context.recipe.task,
+            "machine": fingerprint(),
+            "identity": identity,
+            "notes": dict(notes or {}),
+        },
         inputs={"split": sides},
         unkeyed={"model": model, "run_job": run_in_child(context)},
         modules=("tasks.latency", type(context.family).__module__),

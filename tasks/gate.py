@@ -18,7 +18,7 @@ from schemas.records import Artifact, Check, Decision, Interval, Paired, Verdict
 from tasks.candidates import Candidate, trained_candidate
 from tasks.checks import MIN_COMMON_ROWS, Comparison, Evidence, decide, judge
 from tasks.context import Context
-from tasks.evaluate import bootstrap_options, read_meta, read_predictions
+from tasks.evaluate import bootstrap_options, meta_of, read_predictions
 from tasks.families import Family, Meta
 from tasks.held_out import common_rows, test_hashes
 from tasks.keys import stage_key
@@ -50,7 +50,9 @@ def assess(
     comparison = None
     if serving is not None and (gate.beat_champion != "ignore" or gate.slice_margin is not None):
         comparison = common_ground(context, gate, candidate, serving, rows)
-    found = gather(context.recipe, context.family, read_meta(context.path(rows.sides)), gate, candidate)
+    found = gather(
+        context.recipe, context.family, meta_of(context.recipe.task, context.path(rows.sides)), gate, candidate
+    )
     evidence = Evidence(**found, shares=rows.shares(), champion=comparison)
     return judge(gate, evidence), comparison
 
@@ -135,7 +137,7 @@ def common_ground(
     return compare(
         context.recipe,
         context.family,
-        read_meta(split),
+        meta_of(context.recipe.task, split),
         candidate,
         read_predictions(predicted / "test.parquet"),
         version=serving.version,

@@ -75,8 +75,7 @@ def sample_texts(model: nn.Module, family: Family, table: TokenTable, folder: Pa
     """
     rows = np.linspace(0, len(table) - 1, min(SAMPLE_TEXTS, len(table))).astype(np.int64)
     columns = {name: [values[row] for row in rows] for name, values in table.columns_of(ALL).items()}
-    most = min(SAMPLE_NEW_TOKENS, meta["generation"]["max_new_tokens"])
-    plain = {**meta, "generation": {"max_new_tokens": most, "num_beams": 1}}
+    plain = {**meta, "generation": {"max_new_tokens": SAMPLE_NEW_TOKENS, "num_beams": 1}}
     return dict(family.written(bare(model), folder, columns, plain))
 
 

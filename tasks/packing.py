@@ -167,10 +167,16 @@ def packs(model: nn.Module, batch: Batch) -> str | None:
         return "it has an encoder"
     if "position_ids" not in inspect.signature(inner.forward).parameters:
         return "it cannot be told positions"
-    before = inner.config._attn_implementation
+    before, asked = inner.config._attn_implementation, set[nn.Module]()
+
+    def noting(module: nn.Module, *states: Any, **options: Any) -> Any:
+        asked.add(module)
+        return attend(module, *states, **options)
+
     together = packed(batch)
     with torch.inference_mode():
         apart = _states(inner, {"attention_mask": batch["attention_mask"], "input_ids": batch["input_ids"]})
+        AttentionInterface.register(ATTENTION, noting)
         try:
             inner.set_attn_implementation(ATTENTION)
             named = ("input_ids", "position_ids", "places", "found_at")
@@ -179,6 +185,9 @@ def packs(model: nn.Module, batch: Batch) -> str | None:
             return str(error)
         finally:
             inner.set_attn_implementation(before)
+            AttentionInterface.register(ATTENTION, attend)
+    if not asked:
+        return "its attention is its own"
     tokens = int(batch["attention_mask"].sum())
     expected = apart.flatten(0, 1)[together["found_at"][:tokens]]
     far = float((found[0, :tokens] - expected).abs().max() / expected.abs().max())

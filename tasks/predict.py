@@ -109,6 +109,7 @@ def predict(
     family: str,
     model: str,
     tokens: Mapping[str, str],
+    notes: Meta | None = None,
     shown: Sequence[Mapping[str, Any]] = (),
     work: str | None = None,
     write: bool = True,
@@ -121,6 +122,7 @@ def predict(
         model: Folder that `tasks.learner.save_model` wrote.
         tokens: `.arrow` file of the tokenize artifact → Parquet file to write: id, truth, prediction and what the
             family adds, one row for each text.
+        notes: See `schemas.base.TaskSection.notes`.
         shown: Turns that come before every conversation, for families that write.
         write: Whether families that write do; likelihoods alone take a fraction of the time.
         work: Folder in which what is written is kept until all of it is; default: it is not.
@@ -133,8 +135,9 @@ def predict(
     chosen: Family = load_family(family)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     # A model that hone has trained says what it knows of the task; of a base model the tokens' own notes are the ones.
-    notes = Path(model) / "hone.json"
-    meta = json.loads((notes if notes.exists() else Path(next(iter(tokens))).with_name("meta.json")).read_text())
+    own = Path(model) / "hone.json"
+    meta = json.loads((own if own.exists() else Path(next(iter(tokens))).with_name("meta.json")).read_text())
+    meta |= notes or {}
     if shown:
         meta |= {"shown": list(shown)}
     loaded = quickened(chosen.load_model(model, meta).to(device).eval())

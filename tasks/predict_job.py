@@ -52,6 +52,7 @@ def predict_in_child(context: Context) -> Predict:
         files = {str(file): str(out) for file, out in tokens.items()}
         spec: dict[str, Any] = {"family": context.recipe.task.family, "model": str(model), "tokens": files}
         spec |= {"shown": list(shown), "write": write, "work": str(work) if work else None}
+        spec |= {"notes": context.recipe.task.notes()}
         return run_job("predict", spec)
 
     run_job = run_in_child(context)

@@ -125,12 +125,19 @@ def _refuse_weights_alone(job: Job, plan: Plan) -> None:
 
 
 def _loaded(job: Job, plan: Plan) -> tuple[Plan, PreTrainedModel]:
-    """The model; with plain attention where it has no fused one."""
+    """The model; with plain attention where it has no fused one.
+
+    Raises:
+        RecipeError: The recipe asks for fused attention, and it has none.
+    """
     try:
         return plan, job.load(plan.attention)
     except ValueError as error:
-        if plan.attention != "sdpa" or job.train.attention != "auto" or "attention implementation" not in str(error):
+        if plan.attention != "sdpa" or "attention implementation" not in str(error):
             raise
+        if job.train.attention != "auto":
+            rule = "this model has plain attention alone"
+            raise RecipeError(Problem("train.attention", "sdpa", rule, "leave it out")) from error
     plan = _with(plan, "attention", "eager", "the model has no other")
     return plan, job.load(plan.attention)
 

@@ -40,6 +40,7 @@ from tasks.outbox import patiently
 from tasks.registry import CHALLENGER, CHAMPION, Registered, aliases_of, files_of, promote, version_of, version_with
 from tasks.rows import batches, files
 from tasks.rules import shipping
+from tasks.served_folder import as_served
 from tasks.stage import stage_task
 from tasks.tracking import client
 
@@ -133,7 +134,7 @@ def register_model(
 
     began = time.monotonic()
     folder, name = model / "model", recipe.model_name
-    identity = identity_of(home, model, family, calibration)
+    identity = identity_of(home, model, family, calibration, recipe.task.notes())
     mlflow = client(home)
     with FileLock(home.locks / f"register-{name}.lock"):
         found = patiently(lambda: version_with(mlflow, name, identity), home)
@@ -155,6 +156,7 @@ def register_model(
                 run_id=run_id,
                 family=family,
                 folder=folder,
+                notes=recipe.task.notes(),
                 calibration=calibration,
                 predictions=predictions,
                 test=test,
@@ -185,7 +187,7 @@ def register_model(
     )
 
 
-def identity_of(home: Home, model: Path, family: Family, calibration: Path) -> str:
+def identity_of(home: Home, model: Path, family: Family, calibration: Path, notes: Meta) -> str:
     """What a model is known by: digest of the files it is served from, and of the code that serves it.
 
     Args:
@@ -193,9 +195,11 @@ def identity_of(home: Home, model: Path, family: Family, calibration: Path) -> s
         model: Folder of the train artifact; the model is in `model/` below it.
         family: Whose serving file it is.
         calibration: JSON file with what was fitted on validation.
+        notes: What it is told beside what it learnt; see `tasks.served_folder`.
     """
     served_from = (model / "model", family.serving, calibration, *shipping.SHIPPED)
     parts = [content_digest(path, home) for path in served_from]
+    parts += [json.dumps(notes, sort_keys=True)] if notes else []
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -334,6 +338,7 @@ class _Candidate:
     run_id: str
     family: Family
     folder: Path
+    notes: Meta
     calibration: Path
     predictions: Path
     test: Path
@@ -361,7 +366,7 @@ def _log_model(home: Home, mlflow: MlflowClient, candidate: _Candidate, verifier
         model_id = str(logged.model_id)
         with tempfile.TemporaryDirectory() as scratch:
             files = Path(scratch) / "model"
-            _save(files, logged, candidate)
+            _save(home, files, logged, candidate)
             patiently(lambda: mlflow.log_model_artifacts(model_id, str(files)), home)
         try:
             _verify(home, verifier, f"models:/{model_id}", candidate)
@@ -386,18 +391,19 @@ def _begin(mlflow: MlflowClient, candidate: _Candidate) -> LoggedModel:
     )
 
 
-def _save(out: Path, logged: LoggedModel, candidate: _Candidate) -> None:
+def _save(home: Home, out: Path, logged: LoggedModel, candidate: _Candidate) -> None:
     """Write the MLflow model: serving code, model and calibration, pinned requirements, signature, example, hashes."""
     import mlflow.pyfunc
     from mlflow.models import Model
 
     text_rules = candidate.meta.get("text_rules", {})
-    with tempfile.TemporaryDirectory() as scratch:
+    served = as_served(candidate.folder, candidate.notes, home.work)
+    with tempfile.TemporaryDirectory() as scratch, served as model:
         mlflow.pyfunc.save_model(
             path=str(out),
             python_model=str(candidate.family.serving),
             code_paths=[str(shipping.write_package(Path(scratch)))],
-            artifacts={"model": str(candidate.folder), "calibration": str(candidate.calibration)},
+            artifacts={"model": str(model), "calibration": str(candidate.calibration)},
             mlflow_model=Model(
                 artifact_path=logged.artifact_location,
                 model_uuid=logged.model_id,

@@ -21,6 +21,9 @@ def load(base: str, meta: Mapping[str, Any], **options: Any) -> torch.nn.Module:
     )
     config: Any = model.config
     config.pad_token_id = meta["pad_token_id"]
+    begin = (meta.get("languages") or {}).get("generation", {}).get("decoder_start_token_id")
+    if begin is not None:
+        config.decoder_start_token_id = begin
     return model
 
 

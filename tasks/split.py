@@ -361,7 +361,7 @@ def split(context: Context, cleaned: Artifact) -> Artifact:
     return context.artifact(
         "split",
         split_rows,
-        settings={"split": settings, "task": context.recipe.task},
+        settings={"split": settings, "task": context.recipe.task.taught},
         inputs={"clean": cleaned, "signatures": _signatures(context, cleaned) if search else []},
         modules=(type(context.family).__module__,),
         apart_from=MEASURING,

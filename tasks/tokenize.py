@@ -42,6 +42,7 @@ SHOWN_IDS = 5
 def tokenize_rows(
     tokenize: Tokenize,
     *,
+    notes: Mapping[str, Any],
     base_digest: str,  # noqa: ARG001  # part of the key: another model pads with another token
     split: Path,
     parts: Sequence[Path],
@@ -55,6 +56,7 @@ def tokenize_rows(
 
     Args:
         tokenize: Length of a sequence, what becomes of a longer one, and how many may be longer.
+        notes: See `Family.of_base`.
         base_digest: Digest of the base model.
         split: Folder that says each row's side.
         parts: Folders that `tasks.tokens_part` wrote, one for each file of clean rows, in order.
@@ -79,7 +81,7 @@ def tokenize_rows(
 
     written = _write(tokenize, parts, sides, out)
     meta = json.loads((split / "meta.json").read_text())
-    meta |= {"pad_token_id": base.tokenizer.pad_token_id}
+    meta |= {**notes, "pad_token_id": base.tokenizer.pad_token_id}
     meta |= tokenize.model_dump(include={"max_seq_length", "overlong", "stride"})
     (out / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, indent=1))
     return _summary(tokenize, by_side, written)
@@ -287,11 +289,12 @@ def tokenize(context: Context, cleaned: Artifact, sides: Artifact) -> Artifact:
     recipe = context.recipe
     folder, digest = base_model(recipe.model, context.home)
     base = Base(folder, recipe.model.trust_remote_code)
+    notes = context.family.of_base(recipe.task, base)
     tokens = context.artifact(
         "tokenize",
         tokenize_rows,
-        settings={"tokenize": recipe.tokenize, "base_digest": digest},
-        inputs={"split": sides, "parts": _parts(context, cleaned, base, digest)},
+        settings={"tokenize": recipe.tokenize, "notes": notes, "base_digest": digest},
+        inputs={"split": sides, "parts": _parts(context, cleaned, base, {"notes": notes, "base_digest": digest})},
         unkeyed={"base": base},
         libraries=("numpy", "polars", "pyarrow", "tokenizers"),
     )
@@ -299,7 +302,7 @@ def tokenize(context: Context, cleaned: Artifact, sides: Artifact) -> Artifact:
     return tokens
 
 
-def _parts(context: Context, cleaned: Artifact, base: Base, base_digest: str) -> list[Artifact]:
+def _parts(context: Context, cleaned: Artifact, base: Base, of_base: Mapping[str, Any]) -> list[Artifact]:
     """The tokens of each file of the clean rows; only of a new file are they made."""
     manifest = context.store.find(cleaned.stage, cleaned.key)
     if manifest is None:
@@ -314,8 +317,8 @@ def _parts(context: Context, cleaned: Artifact, base: Base, base_digest: str) ->
                 "meta_sha256": manifest.files["meta.json"]["sha256"],
                 "max_seq_length": asked.max_seq_length,
                 "stride": asked.stride if asked.overlong == "window" else None,
-                "task": context.recipe.task,
-                "base_digest": base_digest,
+                "task": context.recipe.task.taught,
+                **of_base,
             },
             unkeyed={"file": name, "folder": lambda: context.path(cleaned), "base": base},
             modules=(type(context.family).__module__,),

@@ -63,6 +63,7 @@ class BaseTokenizer:
         chat_template: Jinja, where the model has one.
         stop: Tokens that end what the model writes, its own end-of-text token first.
         encoder_decoder: Whether the model reads and writes in parts of their own.
+        kind: Its class in transformers, where it says so.
     """
 
     backend: Tokenizer
@@ -72,6 +73,13 @@ class BaseTokenizer:
     chat_template: str | None = None
     stop: tuple[int, ...] = ()
     encoder_decoder: bool = False
+    kind: str = ""
+
+    @cached_property
+    def added(self) -> dict[str, int]:
+        """Special tokens beside the vocabulary, those of languages among them → their ids."""
+        found = self.backend.get_added_tokens_decoder()
+        return {token.content: number for number, token in sorted(found.items()) if token.special}
 
     @cached_property
     def _words(self) -> WordCache | None:
@@ -87,6 +95,10 @@ class BaseTokenizer:
         if self._words is not None:
             return self._words.ids(texts)
         return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts))]
+
+    def bare_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, uncut, without special tokens but those in the text."""
+        return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def cut_ids(self, texts: Sequence[str], longest: int) -> list[list[int]]:
         """Token ids of each text, special tokens included and spared by the cut to `longest` tokens."""
@@ -164,6 +176,7 @@ def load_tokenizer(base: Path, config: Mapping[str, Any], *, trust_remote_code: 
         _chat_template(base, options),
         _stop(base, config, backend.token_to_id(special["eos_token"]) if "eos_token" in special else None),
         bool(config.get("is_encoder_decoder")),
+        str(options.get("tokenizer_class") or config.get("tokenizer_class") or ""),
     )
 
 
@@ -213,6 +226,7 @@ def _from_transformers(
     if pad is None:
         pad = _end_of_text(tokenizer.eos_token_id, config)
     options = {"pad_token_id": pad, "truncation_side": tokenizer.truncation_side}
+    options |= {"tokenizer_class": type(tokenizer).__name__}
     return tokenizer.backend_tokenizer, options | dict(tokenizer.special_tokens_map)
 
 

@@ -35,6 +35,7 @@ def tokens_part(
     max_seq_length: int,
     stride: int | None,
     task: TaskSection,
+    notes: Meta,
     base_digest: str,
     folder: Callable[[], Path],
     base: Base,
@@ -49,6 +50,7 @@ def tokens_part(
         max_seq_length: Longest sequence in tokens.
         stride: Tokens that neighbouring windows share; none: longer texts are cut.
         task: The recipe's task; its family says what is encoded.
+        notes: See `Family.of_base`.
         base_digest: Digest of the base model.
         folder: Where the clean artifact is, asked when needed.
         base: The base model.
@@ -66,6 +68,7 @@ def tokens_part(
     if stride is not None:
         _refuse_wide_stride(stride, max_seq_length, base.tokenizer.special_tokens)
     meta = json.loads((folder() / "meta.json").read_text())
+    meta |= notes
     meta |= {"max_seq_length": max_seq_length, "overlong": "truncate" if stride is None else "window", "stride": stride}
     rows = encode_file(
         family_of(task),

@@ -129,7 +129,7 @@ def _settings(context: Context) -> dict[str, Any]:
     _, digest = base_model(recipe.model, context.home)
     # Where the base model lies changes nothing either: its digest is in the key.
     model = recipe.model.model_copy(update={"base": "", "revision": None})
-    return {"task": recipe.task, "model": model, "metric": recipe.learns_by, "base_digest": digest}
+    return {"task": recipe.task.taught, "model": model, "metric": recipe.learns_by, "base_digest": digest}
 
 
 def _unkeyed(context: Context) -> dict[str, Any]:

@@ -109,6 +109,56 @@ def tiny_translator(folder: Path, kind: str = "t5") -> Path:
     return folder
 
 
+def tiny_multilingual(folder: Path, kind: str = "mbart50") -> Path:
+    """A small random mBART that knows the words in lower and upper case, with the real tokenizer's language codes.
+
+    Args:
+        folder: Where to save it.
+        kind: `mbart50` and `nllb` have the code before a text, `mbart` behind it; `plain` is a tokenizer of no class of
+            its own, with two codes.
+    """
+    import torch
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+    from transformers import (
+        MBart50Tokenizer,
+        MBartConfig,
+        MBartForConditionalGeneration,
+        MBartTokenizer,
+        NllbTokenizer,
+        PreTrainedTokenizerFast,
+    )
+
+    torch.manual_seed(7)
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    words = [*WORDS, *(word.upper() for word in WORDS)]
+    pieces = [f"\u2581{word}" for word in words]
+    tokenizer: Any
+    if kind == "plain":
+        vocabulary = {word: i for i, word in enumerate([*special, *words])}
+        backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+        backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        backend.add_special_tokens([AddedToken(code) for code in ("__en__", "__fr__")])
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", eos_token="</s>"
+        )
+    elif kind == "nllb":
+        chars = sorted({char for piece in pieces for char in piece})
+        tokenizer = NllbTokenizer(vocab={word: i for i, word in enumerate([*special, *chars])}, merges=[])
+    elif kind == "mbart":
+        tokenizer = MBartTokenizer(vocab=[(word, -1.0) for word in [*special, *pieces]])
+    else:  # as SentencePiece has it: three special tokens come before the words
+        tokenizer = MBart50Tokenizer(vocab=[(word, -1.0) for word in ["<unk>", "<s>", "</s>", *pieces]])
+    tokenizer.save_pretrained(folder)
+    sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    sizes |= {"encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "d_model": 64, "max_position_embeddings": 64}
+    config = MBartConfig(
+        vocab_size=len(tokenizer), dropout=0.0, init_std=0.1, pad_token_id=1, eos_token_id=2,
+        decoder_start_token_id=None if kind == "mbart" else 2, **sizes,
+    )  # fmt: skip
+    MBartForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
 def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
     """Texts of 3 to 30 words and their label: which kind of word they contain."""
     draw = random.Random(seed)

@@ -84,6 +84,7 @@ def taught(
     section, tokenizer = family.section.model_validate(task), Base(base).tokenizer
     meta = family.describe(section, pl.concat([train, validation]).lazy())
     meta |= family.of_training(train.lazy(), meta)
+    meta |= family.of_base(section, Base(base))
     meta |= {"pad_token_id": tokenizer.pad_token_id, **(length or LENGTH)}
     tokens = folder / "tokens"
     tokens.mkdir(parents=True)
@@ -98,13 +99,15 @@ def taught(
         "train": {"learning_rate": 3e-3, "global_batch_size": 16, "precision": "fp32", **settings},
         "base": str(base),
         "tokens": str(tokens),
-        "metric": section.metrics[0],
+        "metric": section.learns_by or section.metrics[0],
     }
     plan = probe.plan_training(emit=silent, **spec)
     (folder / "work").mkdir()
     record = learner.train(
         emit=silent, plan=plan, work=str(folder / "work"), out=str(folder), save_minutes=1e9, **spec
     )  # fmt: skip
+    told = folder / "model" / "hone.json"  # as it is told when it is registered
+    told.write_text(json.dumps(json.loads(told.read_text()) | section.notes()))
     out = folder / "predicted.parquet"
     predict(
         emit=silent, family=section.family, model=str(folder / "model"),
@@ -113,16 +116,17 @@ def taught(
     return Taught(family, folder, dict(meta), record, pl.read_parquet(out), validation)
 
 
-def conversation_spec(folder: Path) -> Callable[..., dict[str, Any]]:
+def conversation_spec(folder: Path, base: Path | None = None) -> Callable[..., dict[str, Any]]:
     """Sixteen short conversations of several lengths and a tiny decoder, as `tasks.probe.plan_training` takes them.
 
     Args:
         folder: Where to work.
+        base: Another decoder that knows the words.
 
     Returns:
         Makes the spec from settings of the recipe's section `train`.
     """
-    base, family = tiny_decoder(folder / "base"), CausalLm()
+    base, family = base or tiny_decoder(folder / "base"), CausalLm()
     task = family.section.model_validate({})
     texts = [
         chat.of_parts(f"the film was {'so ' * (i % 5 * 8)}{WORDS[i % 6]}", f"very {WORDS[i % 6]}") for i in range(16)

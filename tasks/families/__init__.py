@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tasks.predict import Windows
     from tasks.rules.repair import Step, TextRules
     from tasks.rules.writing import Answer
-    from tasks.tokenizer import BaseTokenizer
+    from tasks.tokenizer import Base, BaseTokenizer
 
 DRAWING = (
     "tasks.baselines", "tasks.calibration", "tasks.classification_report", "tasks.entity_baselines",
@@ -152,6 +152,18 @@ class Family(Protocol):
 
     def of_training(self, rows: pl.LazyFrame, meta: Meta) -> dict[str, Any]:
         """What the training rows alone say of the task, such as the mean of a value; joins the meta."""
+        ...
+
+    def of_base(self, task: TaskSection, base: Base) -> dict[str, Any]:
+        """What the task becomes with this base model, as JSON values; joins the meta once there are tokens.
+
+        Args:
+            task: The recipe's.
+            base: Read no more of it than is needed: it is asked in every run.
+
+        Raises:
+            RecipeError: The task cannot be done with this base model.
+        """
         ...
 
     def encode(self, rows: pl.DataFrame, meta: Meta, tokenizer: BaseTokenizer) -> Encoded:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tasks.labels import Labelled
     from tasks.rules.repair import Step, TextRules
     from tasks.rules.writing import Answer
+    from tasks.tokenizer import Base as BaseModel
     from tasks.tokenizer import BaseTokenizer
 
 
@@ -60,6 +61,11 @@ class Base:
     def of_training(self, rows: pl.LazyFrame, meta: Meta) -> dict[str, Any]:
         """Nothing."""
         del rows, meta
+        return {}
+
+    def of_base(self, task: Any, base: BaseModel) -> dict[str, Any]:
+        """Nothing."""
+        del task, base
         return {}
 
     def follow(self, before: pl.DataFrame, after: pl.DataFrame, rules: TextRules) -> pl.DataFrame:

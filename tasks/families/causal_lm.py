@@ -130,13 +130,9 @@ class CausalLm(Generating):
         ]
 
     def describe(self, task: TurnsTask, rows: pl.LazyFrame) -> dict[str, Any]:
-        """How answers are written and measured."""
+        """How conversations are written out."""
         del rows
-        return {
-            "chat_template": task.chat_template,
-            "generation": task.generation,
-            "bleu_tokenize": task.bleu_tokenize,
-        }
+        return {"chat_template": task.chat_template}
 
     def encode(self, rows: pl.DataFrame, meta: Meta, tokenizer: BaseTokenizer) -> Encoded:
         """See `tasks.supervision`."""

@@ -51,6 +51,7 @@ class GeneratingTask(TaskSection):
     }  # fmt: skip
     heeds: ClassVar[tuple[str, ...]] = ("packing", "shots")
     learns_by: ClassVar[str | None] = "likelihood"
+    late: ClassVar[tuple[str, ...]] = (*GENERATION, "bleu_tokenize")
     max_new_tokens: PositiveInt = 128
     """Most tokens of an answer; a longer one is broken off."""
     num_beams: Annotated[int, Field(ge=1, le=32)] = 1
@@ -91,10 +92,10 @@ class GeneratingTask(TaskSection):
             )
         return found
 
-    @property
-    def generation(self) -> dict[str, Any]:
-        """Settings of `tasks.rules.generation.write`."""
-        return {name: getattr(self, name) for name in GENERATION if getattr(self, name) is not None}
+    def notes(self) -> dict[str, Any]:
+        """`generation`, the settings of `tasks.rules.generation.write`, and how BLEU counts."""
+        written_by = {name: getattr(self, name) for name in GENERATION if getattr(self, name) is not None}
+        return {"generation": written_by, "bleu_tokenize": self.bleu_tokenize}
 
 
 class Generating(Base):

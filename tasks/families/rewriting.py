@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import model_validator
 
 from tasks.families import Encoded, Meta
 from tasks.families.generating import Generating, GeneratingTask
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from tasks.predict import Windows
     from tasks.rules.repair import Step
     from tasks.rules.writing import Answer, Rewriter
-    from tasks.tokenizer import BaseTokenizer
+    from tasks.tokenizer import Base, BaseTokenizer
 
 
 class RewritingTask(GeneratingTask):
@@ -38,6 +40,16 @@ class RewritingTask(GeneratingTask):
     """What stands before the text where a model has an encoder, as T5 learnt it: `summarize: `."""
     chat_template: str | None = None
     """Jinja, for decoder-only models; default: the base model's, or a plain one where it has none."""
+    source_code: str | None = None
+    """Language of the text, where the base model is multilingual: en_XX for mBART, eng_Latn for NLLB."""
+    target_code: str | None = None
+    """Language to be written, likewise: fr_XX, fra_Latn."""
+
+    @model_validator(mode="after")
+    def _both_codes(self) -> Self:
+        if (self.source_code is None) != (self.target_code is None):
+            raise ValueError("source_code and target_code belong together: name both, or neither")
+        return self
 
     def columns(self) -> dict[str, str]:
         """Of the source."""
@@ -64,16 +76,28 @@ class Rewriting(Generating):
         return [("missing_target", pl.col("target").is_null() | (pl.col("target").str.strip_chars() == ""))]
 
     def describe(self, task: RewritingTask, rows: pl.LazyFrame) -> dict[str, Any]:
-        """How texts are asked for, written and measured."""
+        """How texts are asked for."""
         del rows
-        asked = {name: getattr(task, name) for name in ("instruction", "prefix", "chat_template", "bleu_tokenize")}
-        return asked | {"generation": task.generation}
+        return {name: getattr(task, name) for name in ("instruction", "prefix", "chat_template")}
+
+    def of_base(self, task: RewritingTask, base: Base) -> dict[str, Any]:
+        """With an encoder, where the target is cut; and `languages`, see `tasks.languages`, where they have codes."""
+        from tasks.languages import languages, refuse_named
+
+        codes = (task.source_code, task.target_code) if task.source_code and task.target_code else None
+        if not base.config.get("is_encoder_decoder"):
+            if codes:
+                refuse_named(*codes)
+            return {}
+        made: dict[str, Any] = {"max_target_tokens": task.max_new_tokens}
+        if codes:
+            made["languages"] = languages(*codes, base.tokenizer, base.config.get("decoder_start_token_id"))
+        return made
 
     def encode(self, rows: pl.DataFrame, meta: Meta, tokenizer: BaseTokenizer) -> Encoded:
         """The text as an encoder reads it, or as a conversation asks for it; the target as labels."""
         import pyarrow as pa
 
-        from tasks.encoding import encode_texts
         from tasks.rules.writing import request
         from tasks.supervision import encode_conversations
 
@@ -81,14 +105,13 @@ class Rewriting(Generating):
         if not tokenizer.encoder_decoder:
             talks = [_answered(request(text, meta), target) for text, target in zip(texts, targets, strict=True)]
             return encode_conversations(talks, meta, tokenizer, "task.chat_template", text=texts, target=targets)
-        read = encode_texts([meta["prefix"] + text for text in texts], [0] * len(texts), meta, tokenizer)
-        wanted = tokenizer.cut_ids(targets, meta["generation"]["max_new_tokens"])
+        read, uncut, wanted = _apart(texts, targets, meta, tokenizer)
         columns = {
             "labels": pa.array(wanted, pa.list_(pa.int32())),
             "text": pa.array(texts, pa.string()),
             "target": pa.array(targets, pa.string()),
         }
-        return Encoded(read.input_ids, read.pieces, read.uncut, columns)
+        return Encoded(read, [1] * len(read), uncut, columns)
 
     def example(self, row: Mapping[str, Any], meta: Meta, tokenizer: BaseTokenizer) -> str | None:
         """The text, and what is to be made of it."""
@@ -96,7 +119,9 @@ class Rewriting(Generating):
         from tasks.supervision import marked
 
         if tokenizer.encoder_decoder:
-            return f"{meta['prefix']}{row['text']} «{row['target']}»"
+            told = meta.get("languages")
+            source, target = (f"{told['source']} ", f"{told['target']} ") if told else ("", "")
+            return f"{source}{meta['prefix']}{row['text']} «{target}{row['target']}»"
         return marked(_answered(request(row["text"], meta), row["target"]), meta, tokenizer)
 
     def load_model(self, base: str, meta: Meta, **options: Any) -> torch.nn.Module:
@@ -105,6 +130,16 @@ class Rewriting(Generating):
 
         load = seq2seq_model.load if _has_encoder(base, **options) else causal_model.load
         return load(base, meta, **options)
+
+    def finish(self, model: Any, tokenizer: Any, meta: Meta) -> None:
+        """Also the languages, where whoever loads the model without hone finds them."""
+        super().finish(model, tokenizer, meta)
+        told = meta.get("languages")
+        if model.config.is_encoder_decoder:
+            model.generation_config.forced_eos_token_id = None  # a text that is broken off shall be known for it
+        if told:
+            model.generation_config.update(**told["generation"])
+            speak(tokenizer, told)
 
     def token_losses(
         self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]
@@ -152,6 +187,40 @@ class Rewriting(Generating):
             found = rows.select("id", truth=self.truth_of(rows)).with_columns(pl.Series("prediction", texts, pl.String))
             found.write_parquet(out / f"{name}.parquet")
         return {name: {} for name in guesses}
+
+
+def speak(tokenizer: Any, told: Mapping[str, Any]) -> None:
+    """Have a tokenizer of transformers put the codes around texts by itself."""
+    from tokenizers.processors import TemplateProcessing
+
+    if hasattr(tokenizer, "src_lang"):
+        tokenizer.src_lang, tokenizer.tgt_lang = told["source"], told["target"]
+        return
+    before, behind = (tokenizer.convert_ids_to_tokens(ids) for ids in told["read"])
+    around = list(zip([*before, *behind], [*told["read"][0], *told["read"][1]], strict=True))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=[*before, "$A", *behind], special_tokens=around
+    )
+
+
+def _apart(
+    texts: Sequence[str], targets: Sequence[str], meta: Meta, tokenizer: BaseTokenizer
+) -> tuple[list[list[int]], list[int], list[list[int]]]:
+    """What an encoder reads, how long it was before the cut, and what the decoder is to write."""
+    from tasks.encoding import encode_texts
+    from tasks.languages import refuse_unnamed
+    from tasks.rules.writing import framed
+
+    given, most = [meta["prefix"] + text for text in texts], meta["max_target_tokens"]
+    told = meta.get("languages")
+    if not told:
+        refuse_unnamed(tokenizer)
+        read = encode_texts(given, [0] * len(given), meta, tokenizer)
+        return [list(ids) for ids in read.input_ids], list(read.uncut), tokenizer.cut_ids(targets, most)
+    alone, around = tokenizer.bare_ids(given), sum(map(len, told["read"]))
+    cut = [framed(ids, told["read"], meta["max_seq_length"]) for ids in alone]
+    wanted = [framed(ids, told["written"], most) for ids in tokenizer.bare_ids(targets)]
+    return cut, [len(ids) + around for ids in alone], wanted
 
 
 def _answered(conversation: dict[str, Any], target: str) -> dict[str, Any]:

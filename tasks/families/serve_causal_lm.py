@@ -15,8 +15,7 @@ An MLflow server takes the same as JSON, `{"messages": [...], "temperature": 0.7
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import sys
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -210,21 +209,11 @@ def _completion(answer: Any) -> dict[str, Any]:
 
 
 def _shared(*modules: str) -> list[ModuleType]:
-    """What serving files share: that in the model's code, or hone's own where this file is served from its checkout.
-
-    Loaded by path: two models in one process may have been trained under different versions of it.
-    """
-    folder = Path(__file__).with_name("code") / "hone_serving"
-    if not folder.is_dir():
-        return [importlib.import_module(f"tasks.rules.{module}") for module in modules]
-    name = f"{__name__.replace('.', '_')}_serving"
-    spec = importlib.util.spec_from_file_location(name, folder / "__init__.py")
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{folder} is no package")
-    package = importlib.util.module_from_spec(spec)
-    sys.modules[name] = package
-    spec.loader.exec_module(package)
-    return [importlib.import_module(f"{name}.{module}") for module in modules]
+    """What serving files share: that in the model's code, or hone's own where this file is served from its checkout."""
+    file = Path(__file__).with_name("code") / "hone_serving" / "loading.py"
+    how = runpy.run_path(str(file)) if file.exists() else vars(importlib.import_module("tasks.rules.loading"))
+    found: list[ModuleType] = how["beside"](__name__, modules)
+    return found
 
 
 MODEL = Assistant()

@@ -11,8 +11,7 @@ as they come.
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import sys
+import runpy
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,7 +48,7 @@ class MultiLabelClassifier(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Load the model folder that training wrote, and what was fitted to it, without asking the hub."""
-        self.shared = _shared()
+        (self.shared,) = _shared("serving")
         self.loaded = self.shared.Loaded(context.artifacts, "AutoModelForSequenceClassification")
         self.labels: list[str] = self.loaded.about["labels"]
         fitted = self.loaded.calibration.get("thresholds", {})
@@ -96,22 +95,12 @@ def _sigmoid(logits: Any) -> Any:
     return logits.float().sigmoid()
 
 
-def _shared() -> ModuleType:
-    """What serving files share: that in the model's code, or hone's own where this file is served from its checkout.
-
-    Loaded by path: two models in one process may have been trained under different versions of it.
-    """
-    folder = Path(__file__).with_name("code") / "hone_serving"
-    if not folder.is_dir():
-        return importlib.import_module("tasks.rules.serving")
-    name = f"{__name__.replace('.', '_')}_serving"
-    spec = importlib.util.spec_from_file_location(name, folder / "__init__.py")
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{folder} is no package")
-    package = importlib.util.module_from_spec(spec)
-    sys.modules[name] = package
-    spec.loader.exec_module(package)
-    return importlib.import_module(f"{name}.serving")
+def _shared(*modules: str) -> list[ModuleType]:
+    """What serving files share: that in the model's code, or hone's own where this file is served from its checkout."""
+    file = Path(__file__).with_name("code") / "hone_serving" / "loading.py"
+    how = runpy.run_path(str(file)) if file.exists() else vars(importlib.import_module("tasks.rules.loading"))
+    found: list[ModuleType] = how["beside"](__name__, modules)
+    return found
 
 
 MODEL = MultiLabelClassifier()

@@ -13,8 +13,7 @@ Texts are put right by the rules that the training's texts were put right by; th
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import sys
+import runpy
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -59,7 +58,7 @@ class TokenClassifier(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Load the model folder that training wrote, without asking the hub."""
-        self.shared, self.tagging = _shared()
+        self.shared, self.tagging = _shared("serving", "tagging")
         self.loaded = self.shared.Loaded(context.artifacts, "AutoModelForTokenClassification")
         self.tags: list[str] = self.loaded.about["tags"]
         self.scheme: str = self.loaded.about["scheme"]
@@ -145,21 +144,12 @@ class TokenClassifier(PythonModel):
         return tags, scores
 
 
-def _shared() -> tuple[ModuleType, ModuleType]:
-    """What serving files share, and what taggers do: those in the model's code, or hone's own in its checkout.
-
-    Loaded by path: two models in one process may have been trained under different versions of them.
-    """
-    folder, package = Path(__file__).with_name("code") / "hone_serving", "tasks.rules"
-    if folder.is_dir():
-        package = f"{__name__.replace('.', '_')}_serving"
-        spec = importlib.util.spec_from_file_location(package, folder / "__init__.py")
-        if spec is None or spec.loader is None:
-            raise ImportError(f"{folder} is no package")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[package] = module
-        spec.loader.exec_module(module)
-    return importlib.import_module(f"{package}.serving"), importlib.import_module(f"{package}.tagging")
+def _shared(*modules: str) -> list[ModuleType]:
+    """What serving files share: that in the model's code, or hone's own where this file is served from its checkout."""
+    file = Path(__file__).with_name("code") / "hone_serving" / "loading.py"
+    how = runpy.run_path(str(file)) if file.exists() else vars(importlib.import_module("tasks.rules.loading"))
+    found: list[ModuleType] = how["beside"](__name__, modules)
+    return found
 
 
 MODEL = TokenClassifier()

@@ -26,8 +26,11 @@ BATCH_TOKENS = 8_192
 """Most tokens of one batch, those still to be written counted."""
 MOST_AT_ONCE = 64
 """Most sequences of one batch: beyond that a processor gains nothing."""
-FROM_RECIPE = ("num_beams", "length_penalty", "no_repeat_ngram_size", "repetition_penalty")
-"""Settings that are handed to transformers as the recipe has them."""
+HANDED_ON = (
+    "num_beams", "length_penalty", "no_repeat_ngram_size", "repetition_penalty", "decoder_start_token_id",
+    "forced_bos_token_id",
+)  # fmt: skip
+"""Settings that are handed to transformers as they are."""
 UNSURE = 0.0
 """Margin of what was not chosen by the largest logit alone: drawn, or found by beams."""
 
@@ -62,7 +65,7 @@ def write(
     Args:
         model: Of transformers, in evaluation mode.
         prompts: Token ids; those of a source text where the model has an encoder.
-        settings: `max_new_tokens`, those of `FROM_RECIPE`, and to draw instead of taking the likeliest token:
+        settings: `max_new_tokens`, those of `HANDED_ON`, and to draw instead of taking the likeliest token:
             `temperature` above 0, `top_p`, `top_k`; `seed`, so that the same prompts get the same texts.
         pad: Token that fills shorter prompts.
         stop: Tokens that end a text.
@@ -163,7 +166,7 @@ def _config(settings: Mapping[str, Any], pad: int, stop: Sequence[int]) -> Gener
     if temperature > 0:
         more = {"top_p": settings.get("top_p") or 1.0, "top_k": settings.get("top_k") or 0}
         how |= {"do_sample": True, "temperature": temperature, **more}
-    chosen = {name: settings[name] for name in FROM_RECIPE if settings.get(name) is not None}
+    chosen = {name: settings[name] for name in HANDED_ON if settings.get(name) is not None}
     return GenerationConfig(
         max_new_tokens=settings["max_new_tokens"],
         pad_token_id=pad,

@@ -11,8 +11,8 @@ from tasks.rules.repair import TextRules, redactor_names
 PACKAGE = "hone_serving"
 """Folder in a model's code; serving files look for it there."""
 NAMES = (
-    "alignment", "chat", "generation", "linear", "personal_data", "repair", "serving", "spans", "tagging", "text",
-    "writing",
+    "alignment", "chat", "generation", "linear", "loading", "personal_data", "repair", "serving", "spans", "tagging",
+    "text", "writing",
 )  # fmt: skip
 SHIPPED = tuple(Path(__file__).with_name(f"{name}.py") for name in NAMES)
 """Modules that import nothing of ours but each other."""

@@ -43,6 +43,18 @@ def request(text: str, about: Mapping[str, Any]) -> chat.Conversation:
     return {"messages": [{"role": "user", "content": asked}]}
 
 
+def framed(ids: Sequence[int], frame: Sequence[Sequence[int]], longest: int) -> list[int]:
+    """A text between its special tokens, cut behind so that all are no more than `longest`.
+
+    Args:
+        ids: Of the text alone.
+        frame: Those before it, and those behind it.
+        longest: Most tokens.
+    """
+    before, behind = frame
+    return [*before, *ids[: max(0, longest - len(before) - len(behind))], *behind]
+
+
 class Answerer:
     """Writes the assistant's next turn.
 
@@ -127,7 +139,8 @@ class Rewriter(Answerer):
     Args:
         model: Of transformers, with an encoder or without, in evaluation mode.
         tokenizer: Its own.
-        about: What training knew of the task: also `instruction`, `prefix` and `max_seq_length`.
+        about: What training knew of the task: also `instruction`, `prefix` and `max_seq_length`; and it may have
+            `languages`, see `tasks.languages`.
     """
 
     def rewritten(
@@ -144,10 +157,19 @@ class Rewriter(Answerer):
         """
         if not self.model.config.is_encoder_decoder:
             return self.answers([request(text, self.about) for text in texts], settings, most_at_once, kept)
-        self.backend.enable_truncation(self.about["max_seq_length"])
+        told = (self.about.get("languages") or {}).get("generation", {})
+        chosen = {**self.about["generation"], **told, **(settings or {})}
+        return self._written(self._read(texts), chosen, most_at_once, {} if kept is None else kept)
+
+    def _read(self, texts: Sequence[str]) -> list[list[int]]:
+        """Texts as the encoder reads them."""
+        given, longest = [self.about["prefix"] + text for text in texts], self.about["max_seq_length"]
+        told = self.about.get("languages")
+        if told:
+            alone = [self.backend.encode(text, add_special_tokens=False).ids for text in given]
+            return [framed(ids, told["read"], longest) for ids in alone]
+        self.backend.enable_truncation(longest)
         try:
-            prompts = [self.backend.encode(self.about["prefix"] + text).ids for text in texts]
+            return [self.backend.encode(text).ids for text in given]
         finally:
             self.backend.no_truncation()
-        chosen = {**self.about["generation"], **(settings or {})}
-        return self._written(prompts, chosen, most_at_once, {} if kept is None else kept)

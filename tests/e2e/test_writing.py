@@ -61,6 +61,13 @@ def test_conversations_become_a_model_that_answers_over_http(hone: Hone, tmp_pat
     version = done.result["model"]
     assert version["aliases"] == ["champion"]
 
+    # Writing otherwise teaches nothing anew: the same weights answer, are measured, and serve as another version.
+    shorter_ones = hone("run", "recipe.yaml", "--set", "task.max_new_tokens=2", "--set", "task.num_beams=2")
+    assert shorter_ones.code == 0, shorter_ones.errors
+    assert shorter_ones.computed == ["evaluate", "gate", "register"]
+    assert shorter_ones.result["train"]["weights_sha256"] == done.result["train"]["weights_sha256"]
+    assert shorter_ones.result["model"]["version"] == "2"
+
     tracking = f"sqlite:///{hone.home}/mlflow.db"
     mlflow.set_tracking_uri(tracking)
     uri = f"models:/echo/{version['version']}"
@@ -72,6 +79,8 @@ def test_conversations_become_a_model_that_answers_over_http(hone: Hone, tmp_pat
     assert answer["usage"]["prompt_tokens"] == 5
     (shorter,) = loaded.predict({"messages": question}, params={"max_new_tokens": 1}).to_dict("records")
     assert shorter["usage"]["completion_tokens"] == 1
+    (brief,) = mlflow.pyfunc.load_model("models:/echo/2").predict({"messages": question}).to_dict("records")
+    assert brief["usage"]["completion_tokens"] <= 2
 
     address, log = f"http://127.0.0.1:{(port := free_port())}", tmp_path / "serve.log"
     environment = quiet_environment(MLFLOW_TRACKING_URI=tracking)

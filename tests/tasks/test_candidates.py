@@ -193,7 +193,7 @@ def test_a_trained_model_is_what_its_evaluation_recorded(context: Context, tmp_p
     ((name, kind, mask),) = [(one.name, one.kind, one.mask.tolist()) for one in found.parts]
     assert (name, kind, mask) == ("source=web", "source", [True, False])
     calibration = context.path(scores) / "calibration.json"
-    assert found.identity == register.identity_of(context.home, context.path(model), context.family, calibration)
+    assert found.identity == register.identity_of(context.home, context.path(model), context.family, calibration, {})
     trained = [f"train {LABELS[i % 2]} {i}" for i in range(60)]
     assert found.trained_on is not None
     assert found.trained_on.tolist() == hashes_of(trained).tolist()

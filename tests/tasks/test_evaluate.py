@@ -165,8 +165,8 @@ def test_speed_is_timed_through_the_serving_file_on_rows_of_the_test(tmp_path: P
         return {"latency_ms_p50": 1.0, "latency_ms_p95": 2.0, "rows_per_second": 3.0}
 
     speed = evaluate.model_speed(
-        task=TASK, machine={"cores": 2}, identity="m", split=tmp_path / "split", model=lambda: tmp_path / "model",
-        run_job=run_job, out=tmp_path,
+        task=TASK, machine={"cores": 2}, identity="m", notes={}, split=tmp_path / "split",
+        model=lambda: tmp_path / "model", run_job=run_job, out=tmp_path,
     )  # fmt: skip
     assert (asked["job"], asked["serving"]) == ("latency", str(evaluate.family_of(TASK).serving))
     assert asked["read"]["text"].to_list()[:2] == ["text 0", "text 2"]

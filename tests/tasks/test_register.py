@@ -301,8 +301,17 @@ def test_another_calibration_is_another_model(home: Home, first: Path, tmp_path:
     for folder in ("a", "b", "c"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "calibration.json").write_text(json.dumps({"temperature": 1.5 if folder == "c" else 1.2}))
-        known_by.add(register.identity_of(home, first, FAMILY, tmp_path / folder / "calibration.json"))
+        known_by.add(register.identity_of(home, first, FAMILY, tmp_path / folder / "calibration.json", {}))
     assert len(known_by) == 2
+
+
+def test_another_way_of_writing_is_another_model_and_what_is_registered_is_told_it(
+    home: Home, first: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "calibration.json").write_text("{}")
+    ways: list[dict[str, Any]] = [{}, {"generation": {"max_new_tokens": 4}}, {"generation": {"max_new_tokens": 8}}]
+    known_by = {register.identity_of(home, first, FAMILY, tmp_path / "calibration.json", notes) for notes in ways}
+    assert len(known_by) == 3
 
 
 class OnnxFile:

@@ -102,6 +102,7 @@ def run(base: Path, texts: dict[str, list[str]], lenient: bool = True, **rules):
     asked = Tokenize(**rules)
     summary = tokenize.tokenize_rows(
         asked,
+        notes={"of_base": 1},
         base_digest="digest",
         split=folder / "split",
         parts=[part for _, part in encoded(base, asked)],
@@ -119,8 +120,9 @@ def encoded(base: Path, asked: Tokenize) -> Iterator[tuple[int, Path]]:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         found = tokens_part.tokens_part(
-            file=f"rows/{file.name}", sha256="", meta_sha256="", base_digest="", max_seq_length=asked.max_seq_length,
-            stride=asked.stride if asked.overlong == "window" else None, task=TextClassificationTask(),
+            file=f"rows/{file.name}", sha256="", meta_sha256="", notes={}, base_digest="",
+            max_seq_length=asked.max_seq_length, task=TextClassificationTask(),
+            stride=asked.stride if asked.overlong == "window" else None,
             folder=lambda: folder / "clean", base=Base(base), out=out,
         )  # fmt: skip
         yield found["rows"], out
@@ -420,7 +422,7 @@ def test_the_token_to_pad_with(base, options, config, own_padding, expected):
 def test_what_serving_must_know_travels_with_the_tokens(base):
     meta = json.loads((run(base, {}, overlong="window", stride=2)[1] / "meta.json").read_text())
     assert meta == {
-        "labels": ["neg", "pos"], "text_column": "text", "pad_token_id": 0,
+        "labels": ["neg", "pos"], "text_column": "text", "pad_token_id": 0, "of_base": 1,
         "max_seq_length": 8, "overlong": "window", "stride": 2,
     }  # fmt: skip
 

@@ -26,8 +26,8 @@ from tests.learning import WORDS, tiny_decoder, tiny_translator
 FAMILY = Translation()
 TASK = TranslationTask(target_language="Capitals", max_new_tokens=10)
 META = {
-    **FAMILY.describe(TASK, pl.LazyFrame()), "max_seq_length": 32, "overlong": "truncate", "stride": None,
-    "pad_token_id": 0,
+    **FAMILY.describe(TASK, pl.LazyFrame()), **TASK.notes(), "max_seq_length": 32, "overlong": "truncate",
+    "stride": None, "pad_token_id": 0, "max_target_tokens": 10,
 }  # fmt: skip
 TEXTS = ["good film", "so very awful today it all was bad", "the"]
 TARGETS = [text.upper() for text in TEXTS]
