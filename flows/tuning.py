@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import copy_context
 from datetime import UTC, datetime
+from math import inf
 from typing import Any
 
 from prefect import flow
@@ -74,7 +75,7 @@ def search(context: PipelineContext) -> Tuned:
         adopt(context.home, [each.run_id for each in study.trials], context.run_id)
         sweep = Sweep(context, study, Rows(prepared.cleaned, prepared.sides, share))
         sweep.run()
-        trained = _finalists(context, prepared, study.trials)
+        trained = _finalists(context, prepared, _chosen(context, study.trials, share))
     found = conclude(context, tokens, space, study.trials, trained)
     return _concluded(context, tokens, study, share, found)
 
@@ -230,19 +231,41 @@ def _announced(recipe: Recipe, space: Space, share: float, tokens: Artifact, kno
     return f"up to {recipe.tune.trials} trials of {fields} on {rows}{before}; {measured}"
 
 
-def best_of(trials: Sequence[Trial], count: int) -> list[Trial]:
-    """The best trials that were brought to an end, no two with the same values, the recipe as it is left out."""
+def best_of(trials: Sequence[Trial], count: int, seconds: float = inf) -> list[Trial]:
+    """The best trials that were brought to an end, no two with the same values, the recipe as it is left out.
+
+    Args:
+        trials: All.
+        count: How many at most.
+        seconds: Their trainings together may take so long; a better one that would not fit is passed over.
+    """
     found: list[Trial] = []
     for each in sorted((t for t in trials if t.state == "complete" and t.values), key=lambda t: -(t.value or 0.0)):
-        if all(each.values != other.values for other in found):
+        fits = sum(other.learning_seconds for other in (*found, each)) <= seconds
+        if fits and len(found) < count and all(each.values != other.values for other in found):
             found.append(each)
-    return found[:count]
+    return found
 
 
-def _finalists(context: PipelineContext, prepared: Prepared, trials: Sequence[Trial]) -> list[Trained]:
+def _chosen(context: PipelineContext, trials: Sequence[Trial], share: float) -> list[Trial]:
+    """The finalists: the best trials whose trainings on all rows fit into the time that is left; one in any case."""
+    tuned = context.recipe.tune
+    if tuned.minutes is None:
+        return best_of(trials, tuned.finalists)
+    as_it_is = next(each.learning_seconds for each in trials if each.number == 0)
+    gone = sum(each.seconds for each in trials)
+    left = (tuned.minutes * 60 - gone) * share / tuned.seeds - as_it_is
+    chosen = best_of(trials, tuned.finalists, left) or best_of(trials, 1)
+    passed_over = [each.number for each in best_of(trials, tuned.finalists) if each not in chosen]
+    if passed_over:
+        names = ", ".join(f"trial {number}" for number in passed_over)
+        context.observer.say(f"{names} would take longer than there is time for: passed over")
+    return chosen
+
+
+def _finalists(context: PipelineContext, prepared: Prepared, best: Sequence[Trial]) -> list[Trained]:
     """The best trials and the recipe as it is, each trained on all rows with several seeds."""
     recipe = context.recipe
-    best = best_of(trials, recipe.tune.finalists)
     entries: list[tuple[int | None, Mapping[str, Any]]] = [(None, {}), *((each.number, each.values) for each in best)]
     names = ", ".join(f"trial {each.number}" for each in best) or "no trial"
     context.observer.say(f"the finalists, on all rows with {recipe.tune.seeds} seeds: the recipe as it is, {names}")
