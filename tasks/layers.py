@@ -8,6 +8,7 @@ those of the model as it was loaded, before any adapter. Does not cover models t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -22,6 +23,8 @@ KEYS_AND_VALUES = frozenset(
 """What architectures call the projections to keys and values."""
 ATTENTION = "att"
 """Is in the name of every attention module, in lower case."""
+ATTENTION_DROPOUTS = ("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop", "dropout_rate")
+"""What configurations call the share of attention that is dropped while a model learns."""
 
 
 def within(name: str, modules: Iterable[str]) -> bool:
@@ -114,6 +117,14 @@ def bare(model: nn.Module) -> nn.Module:
     """The model that peft has wrapped, adapters and all; the model itself where it has not."""
     inner: nn.Module = model.get_base_model() if isinstance(model, PeftModel) else model
     return inner
+
+
+def attention_dropout(model: nn.Module) -> float | None:
+    """Share of attention that a model drops while it learns; none where its configuration does not say."""
+    inner: Any = bare(model)
+    config = inner.config.get_text_config()
+    said = [value for name in ATTENTION_DROPOUTS if isinstance(value := getattr(config, name, None), int | float)]
+    return max(said, default=None)
 
 
 def looked_up(model: nn.Module) -> set[int]:

@@ -19,10 +19,11 @@ from schemas.errors import EnvironmentMistake, Problem, RecipeError
 from schemas.recipe import usual_learning_rate
 from schemas.records import SMALLEST_MICRO_BATCH_TOKENS, Plan
 from tasks import packing
-from tasks.batches import EpochBatches, TokenTable, padded_width
+from tasks.batches import EpochBatches, TokenTable, micro_batches, padded_width
+from tasks.layers import attention_dropout
 from tasks.learner import Emit, Job, autocast, prepare, step_losses
 from tasks.memory import FLOAT32_BYTES, GIB, SHARE, Footprint, footprint, gib, memory, stored_parameters
-from tasks.plan import make_plan
+from tasks.plan import EAGER_UP_TO, make_plan
 from tasks.predict import loss_of
 from tasks.rate_range import range_test
 
@@ -58,6 +59,7 @@ def plan_training(*, emit: Emit, limit: int | None = None, **spec: Any) -> dict[
     prepare(plan)
     _refuse_weights_alone(job, plan)
     plan, model = _loaded(job, plan)
+    plan = _plain_where_faster(job, plan, model)
     model.to(plan.device)
     plan = _packed(job, plan, model)
     if job.train.learning_rate == "auto":  # until the range test knows better
@@ -66,12 +68,21 @@ def plan_training(*, emit: Emit, limit: int | None = None, **spec: Any) -> dict[
     plan = _fitting(job, plan, model)
     if limit is not None and limit < plan.micro_batch_tokens:
         plan = _with(plan, "micro_batch_tokens", limit, f"{plan.micro_batch_tokens} did not fit into memory")
-    job.ready(model, plan)
-    longest = np.argsort(job.training_rows.lengths)[::-1][: plan.global_batch_size]
-    step_losses(model, job, plan, longest)
+    _prove(job, plan, job.ready(model, plan))
     if job.train.learning_rate == "auto":
         plan = _ranged(job, plan, model, emit)
     return plan.model_dump(mode="json")
+
+
+def _prove(job: Job, plan: Plan, model: PreTrainedModel) -> None:
+    """The largest micro-batch of the longest rows, beside the gradients of those before it: the most there ever is."""
+    lengths = job.training_rows.lengths
+    longest = np.argsort(lengths)[::-1][: plan.global_batch_size]
+    largest, *_ = micro_batches(longest, lengths, plan.micro_batch_tokens, packed=plan.packs)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+    step_losses(model, job, plan, largest)
 
 
 def _ranged(job: Job, plan: Plan, model: PreTrainedModel, emit: Emit) -> Plan:
@@ -138,6 +149,17 @@ def _loaded(job: Job, plan: Plan) -> tuple[Plan, PreTrainedModel]:
             raise RecipeError(Problem("train.attention", "sdpa", rule, "leave it out")) from error
     plan = _with(plan, "attention", "eager", "the model has no other")
     return plan, job.load(plan.attention)
+
+
+def _plain_where_faster(job: Job, plan: Plan, model: PreTrainedModel) -> Plan:
+    """The plan with plain attention, where the model drops nothing in it and its rows are short (1.3x on a CPU)."""
+    short = plan.device == "cpu" and job.training_rows.longest <= EAGER_UP_TO
+    if plan.attention != "sdpa" or job.train.attention != "auto" or not short or attention_dropout(model) != 0:
+        return plan
+    model.set_attn_implementation("eager")
+    longest = job.training_rows.longest
+    reason = f"short sequences, and the model drops nothing in attention, on a CPU (longest {longest})"
+    return _with(plan, "attention", "eager", reason)
 
 
 def _packed(job: Job, plan: Plan, model: PreTrainedModel) -> Plan:

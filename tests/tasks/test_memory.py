@@ -74,7 +74,7 @@ def test_the_plan_says_what_memory_training_needs(spec):
     plan = probe.plan_training(**spec(packing=False))
     assert plan["memory_bytes"] > memory.RUNTIME_BYTES
     assert plan["activation_checkpointing"] is False
-    assert plan["attention"] == "sdpa"
+    assert plan["attention"] == "eager"
 
 
 def test_micro_batches_shrink_before_activations_are_made_anew_and_that_before_training_is_refused(spec, monkeypatch):

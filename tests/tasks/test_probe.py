@@ -94,3 +94,28 @@ def test_rows_are_not_packed_where_attention_cannot_be_told_apart(spec, why):
     assert probe.plan_training(**spec())["attention"] == "eager"
     with pytest.raises(RecipeError, match=rf"^train.packing = True: this model cannot: .*{why}; leave it out"):
         probe.plan_training(**spec(packing=True))
+
+
+def test_short_rows_of_a_model_that_drops_nothing_in_attention_learn_by_plain_attention(tmp_path, monkeypatch):
+    spec = conversation_spec(tmp_path)
+    plan = probe.plan_training(**spec(packing=False))
+    assert plan["attention"] == "eager"
+    assert plan["reasons"]["attention"].startswith("short sequences, and the model drops nothing in attention")
+    assert probe.plan_training(**spec(packing=False, attention="sdpa"))["attention"] == "sdpa"
+    monkeypatch.setattr(probe, "EAGER_UP_TO", 4)
+    assert probe.plan_training(**spec(packing=False))["attention"] == "sdpa"
+
+
+def test_what_is_dropped_in_attention_is_what_the_configuration_says():
+    import transformers
+
+    from tasks.layers import attention_dropout
+
+    dropping = transformers.BertConfig(
+        num_hidden_layers=1, hidden_size=8, num_attention_heads=2, intermediate_size=8, vocab_size=10
+    )
+    assert attention_dropout(transformers.BertModel(dropping)) == 0.1
+    keeping = transformers.LlamaConfig(
+        num_hidden_layers=1, hidden_size=8, num_attention_heads=2, intermediate_size=8, vocab_size=10
+    )
+    assert attention_dropout(transformers.LlamaModel(keeping)) == 0
