@@ -6,13 +6,16 @@ CONSTRAINTS := deployments/constraints.txt
 INSTALLED := $(VENV)/.installed
 DEVELOPED := $(VENV)/.developed
 
+# Where `make bench` keeps what it measured; what is there already is not measured again.
+BENCH ?= .hone/bench
+
 # Test files that run at once; most wait for other processes much of the time.
 WORKERS ?= 2
 
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo demo-llm test check clean constraints help
+.PHONY: install demo demo-llm test check bench clean constraints help
 
 help:
 	@echo "make install      set up .venv with all that tests and checks need"
@@ -20,6 +23,7 @@ help:
 	@echo "make demo-llm     tune a small language model to answer questions, on conversations"
 	@echo "make test         all tests but the slow ones"
 	@echo "make check        lint, types and import contracts"
+	@echo "make bench        measure hone beside others on this machine, into $(BENCH); about two hours on two cores"
 	@echo "make clean        remove .venv, .hone and caches"
 
 install: $(DEVELOPED)
@@ -59,6 +63,15 @@ check: $(DEVELOPED)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+
+bench: $(DEVELOPED) $(VENV)/.llm
+	@mkdir -p $(BENCH)
+	@$(BIN)/python -m benchmarks.orchestration --results $(BENCH)/orchestration.jsonl
+	@$(BIN)/python -m benchmarks.preparation --rows 10000 100000 --results $(BENCH)/preparation.jsonl
+	@$(BIN)/python -m benchmarks.plain_preparation --rows 10000 100000 --results $(BENCH)/plain_preparation.jsonl
+	@$(BIN)/python -m benchmarks.prediction --results $(BENCH)/prediction.jsonl
+	@$(BIN)/python -m benchmarks.encoder --results $(BENCH)/encoder.jsonl
+	@$(BIN)/python -m benchmarks.sft --results $(BENCH)/sft.jsonl
 
 clean:
 	rm -rf $(VENV) .hone *.egg-info build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

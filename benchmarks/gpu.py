@@ -216,7 +216,7 @@ def of_hone(setting: Setting) -> Line:
         ).model_copy(update={"activation_checkpointing": setting.remade})  # fmt: skip
         prepare(plan)
         model = job.ready(methods.apply(job.train.method, model_of(setting), []), plan).train()
-        optimizer = job.optimizer(model)
+        optimizer = job.optimizer(model, plan)
         rows = np.arange(setting.rows)
 
         def step() -> None:

@@ -7,7 +7,7 @@ Rows are generated once, the same everywhere: about 15 words each from a Zipf di
 vocabulary, one word in 50 unheard of, 3 % exact and 5 % near duplicates, 0.5 % with mojibake. Every case, a number of
 rows with or without the search for near duplicates, runs in a process and a home of its own, through the stages that
 a recipe runs. What was measured is a line of `results/preparation.jsonl` as soon as a case is done; a case that has a
-line is not run again. Needs the demo extra.
+line is not run again. `benchmarks.plain_preparation` sets hone beside a plain script. Needs the demo extra.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from schemas.comparison import Candidate
 from schemas.records import Artifact
 from tasks.context import Context
 from tasks.curve import PREDICTIONS, shown
-from tasks.evaluate import MEASURED_WITH, SEED, baseline_predictions, model_speed, read_meta, read_predictions
+from tasks.evaluate import MEASURED_WITH, SEED, baseline_predictions, meta_of, model_speed, read_predictions
 from tasks.families import MEASURING, family_of
 from tasks.machine import fingerprint
 from tasks.markdown import table
@@ -70,6 +70,7 @@ def validation_speed(
 ) -> dict[str, Any]:  # fmt: skip
     """How fast a model answers the validation rows; see `tasks.evaluate.model_speed`."""
     asked: dict[str, Any] = {"task": task, "machine": machine, "identity": "", "run_job": run_job, "out": out}
+    asked |= {"notes": task.notes()}
     with without_test(split) as folder:
         return model_speed(split=folder, model=lambda: model / "model", **asked)
 
@@ -97,7 +98,7 @@ def draw_comparison(
     """
     from tasks.comparison_plot import metric_by_latency
 
-    measure = Measure(family_of(task), read_meta(tokens), metric, confidence, resamples, SEED)
+    measure = Measure(family_of(task), meta_of(task, tokens), metric, confidence, resamples, SEED)
     frames = iter(predictions)
     known: list[tuple[Candidate, tuple[pl.DataFrame, ...]]] = [
         (entry, tuple(read_predictions(next(frames) / PREDICTIONS) for _ in range(many)))

@@ -19,7 +19,7 @@ from schemas.records import Artifact
 from schemas.tune import Finalist, Range, Space, Trial, TuneVerdict
 from tasks.context import Context
 from tasks.curve import PREDICTIONS, shown
-from tasks.evaluate import MEASURED_WITH, SEED, read_meta, read_predictions
+from tasks.evaluate import MEASURED_WITH, SEED, meta_of, read_predictions
 from tasks.families import family_of
 from tasks.markdown import table
 from tasks.measure import Measure, mean_of, widened
@@ -100,7 +100,7 @@ def draw_conclusion(
     from tasks import tuning_plots
 
     groups = _groups(trainings, [read_predictions(folder / PREDICTIONS) for folder in predictions])
-    measure = Measure(family_of(task), read_meta(tokens), metric, confidence, resamples, SEED)
+    measure = Measure(family_of(task), meta_of(task, tokens), metric, confidence, resamples, SEED)
     finalists = measured(groups, measure)
     verdict, told = judged(finalists, metric, rows=groups[0].predictions[0].height)
     dimensions = {field: Range.model_validate(d) if isinstance(d, Mapping) else tuple(d) for field, d in space.items()}
