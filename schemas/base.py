@@ -7,7 +7,7 @@ Unions are validated by their discriminator, so that a wrong field gives one pre
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -149,6 +149,22 @@ class PlainUnion:
         if "oneOf" in published:
             published["anyOf"] = published.pop("oneOf")
         return published
+
+
+class OrWord:
+    """Annotation: a number, or one word in its place, so that a wrong value gives the error of the number alone."""
+
+    def __init__(self, word: str, number: Any) -> None:
+        self.word, self.number = word, number
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(self._validated, handler.generate_schema(self.number))
+
+    def _validated(self, value: object, number: Callable[[object], object]) -> object:
+        return value if value == self.word else number(value)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"const": self.word, "type": "string"}, handler(schema)]}
 
 
 class FamilyUnion:

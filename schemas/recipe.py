@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from schemas.base import (
     FamilyUnion,
     ModelLocation,
+    OrWord,
     PlainUnion,
     Section,
     TaskSection,
@@ -116,6 +117,7 @@ LEARNING_RATES = {
 """Method → peak learning rate where neither recipe nor task names one; `benchmarks/methods.py` measures around them."""
 
 
+Rate = Annotated[float, Field(gt=0, le=1)]
 LEARNING_RATE = 5e-5
 """Of methods that are not listed."""
 
@@ -131,7 +133,7 @@ class Train(Section):
     """Optimiser steps in all, instead of epochs."""
     optimizer: Literal["adamw", "adafactor", "muon", "adamw-8bit"] = "adamw"
     """Muon (hidden matrices, AdamW the rest) wants ten times the learning rate; adafactor, adamw-8bit save memory."""
-    learning_rate: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] = LEARNING_RATE
+    learning_rate: Annotated[float | Literal["auto"], OrWord("auto", Rate)] = LEARNING_RATE
     """Peak, reached at the end of the warm-up; default: 5e-5, or what fits method and task; auto: by a range test."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Learning rate of a layer, as a share of that of the layer above; the head has the full one. 1: all the same."""

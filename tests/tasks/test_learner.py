@@ -337,7 +337,7 @@ def test_every_method_learns_and_what_is_saved_predicts_what_was_learnt(parts, t
     spec = job_spec(*parts, method=METHODS[method], epochs=6, eval_steps=30, learning_rate=rate)
     record, _ = trained(spec, tmp_path, save_steps=50)
     # Scales and biases cannot make much of a body that is random.
-    assert record["validation"]["accuracy"] > (0.4 if method in {"ia3", "bitfit"} else 0.85)
+    assert record["validation"]["accuracy"] > (0.4 if method in {"ia3", "bitfit"} else 0.8)
     predict(emit=None, family="text-classification", model=str(tmp_path / "out" / "model"),
             tokens={str(parts[1] / "validation.arrow"): str(tmp_path / "p.parquet")})  # fmt: skip
     rows = pl.read_parquet(tmp_path / "p.parquet")
