@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import copy_context
 from datetime import UTC, datetime
-from math import inf
 from typing import Any
 
 from prefect import flow
@@ -208,7 +207,7 @@ def _spent(recipe: Recipe, trials: Sequence[Trial], share: float, at_once: int) 
     first = next((each for each in trials if each.number == 0), None)
     if tuned.minutes is None or first is None:
         return ""
-    finals = first.learning_seconds / share * (tuned.finalists + 1) * tuned.seeds / 60
+    finals = first.seconds_on_all(share) * (tuned.finalists + 1) * tuned.seeds / 60
     if finals >= tuned.minutes:
         rule = f"the finalists alone take about {finals:.0f} minutes"
         raise RecipeError(
@@ -231,18 +230,20 @@ def _announced(recipe: Recipe, space: Space, share: float, tokens: Artifact, kno
     return f"up to {recipe.tune.trials} trials of {fields} on {rows}{before}; {measured}"
 
 
-def best_of(trials: Sequence[Trial], count: int, seconds: float = inf) -> list[Trial]:
+def best_of(
+    trials: Sequence[Trial], count: int, fit: Callable[[Sequence[Trial]], bool] = lambda _: True
+) -> list[Trial]:  # fmt: skip
     """The best trials that were brought to an end, no two with the same values, the recipe as it is left out.
 
     Args:
         trials: All.
         count: How many at most.
-        seconds: Their trainings together may take so long; a better one that would not fit is passed over.
+        fit: Whether so many do; a better one with which they would not is passed over.
     """
     found: list[Trial] = []
     for each in sorted((t for t in trials if t.state == "complete" and t.values), key=lambda t: -(t.value or 0.0)):
-        fits = sum(other.learning_seconds for other in (*found, each)) <= seconds
-        if fits and len(found) < count and all(each.values != other.values for other in found):
+        new = all(each.values != other.values for other in found)
+        if new and len(found) < count and fit((*found, each)):
             found.append(each)
     return found
 
@@ -252,10 +253,12 @@ def _chosen(context: PipelineContext, trials: Sequence[Trial], share: float) -> 
     tuned = context.recipe.tune
     if tuned.minutes is None:
         return best_of(trials, tuned.finalists)
-    as_it_is = next(each.learning_seconds for each in trials if each.number == 0)
+    as_it_is = next(each.seconds_on_all(share) for each in trials if each.number == 0)
     gone = sum(each.seconds for each in trials)
-    left = (tuned.minutes * 60 - gone) * share / tuned.seeds - as_it_is
-    chosen = best_of(trials, tuned.finalists, left) or best_of(trials, 1)
+    left = (tuned.minutes * 60 - gone) / tuned.seeds - as_it_is
+    costs = {each.number: each.seconds_on_all(share) for each in trials}
+    chosen = best_of(trials, tuned.finalists, lambda several: sum(costs[one.number] for one in several) <= left)
+    chosen = chosen or best_of(trials, 1)
     passed_over = [each.number for each in best_of(trials, tuned.finalists) if each not in chosen]
     if passed_over:
         names = ", ".join(f"trial {number}" for number in passed_over)

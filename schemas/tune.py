@@ -111,7 +111,8 @@ class Trial(Outcome):
         course: Share of the training → the metric on validation then.
         steps: Optimiser steps it was to take.
         tokens: Learnt from.
-        learning_seconds: How long the training took, whenever that was; 0 of one that was not brought to an end.
+        learning_seconds: How long its steps took, whenever that was; 0 of one that was not brought to an end.
+        evaluation_seconds: How long the looks at it took, on top.
         told: Why it failed.
     """
 
@@ -124,7 +125,12 @@ class Trial(Outcome):
     steps: int
     tokens: int
     learning_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
     told: str = ""
+
+    def seconds_on_all(self, share: float) -> float:
+        """How long the same training takes on all rows, of which this one learnt a share; it is looked at as often."""
+        return self.learning_seconds / share + self.evaluation_seconds
 
 
 class Finalist(Record):

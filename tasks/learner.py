@@ -342,6 +342,7 @@ class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Every metric of the family on the validation rows, in the plan's precision."""
+        began = time.monotonic()
         self.model.eval()
         with autocast(self.plan), fused_attention(self.model, self.plan):
             predictions, loss = predictions_of(
@@ -352,6 +353,7 @@ class Learner(Trainer):  # type: ignore[misc]  # transformers is not typed
         scores = family.score(family.decided(predictions, meta), meta)
         metrics = {f"validation/{name}": value for name, value in scores.items()} | {"validation/loss": loss}
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.progress.evaluation_seconds += time.monotonic() - began
         return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
@@ -406,6 +408,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
             kept = json.loads((checkpoint / self.STATE).read_text())
             self.history, self.best, self.waited = kept["history"], kept["best"], kept["waited"]
             self.tokens, self.seconds_before = kept["tokens"], kept["seconds"]
+            self.evaluation_seconds = kept["evaluation_seconds"]
             self._losses = kept["losses"]
         self.first_step, self.tokens_before = state.global_step, self.tokens
         self._began = self._last_save = time.monotonic()
@@ -442,7 +445,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
         """Keep the best weights; stop when they have been the best for too long."""
         del args
-        began, step = time.monotonic(), state.global_step
+        step = state.global_step
         self._log(step, metrics)
         value = metrics[f"validation/{self.job.metric}"]
         if value > self.best["value"]:
@@ -455,7 +458,6 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         if patience is not None and self.waited >= patience:
             control.should_training_stop = True
             control.should_save = False  # whoever resumed after the end would learn on
-        self.evaluation_seconds += time.monotonic() - began
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Complete the checkpoint: our state, then the mark that says it is whole."""
@@ -468,6 +470,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
             "losses": self._losses,
             "tokens": self.tokens,
             "seconds": self.seconds_before + time.monotonic() - self._began,
+            "evaluation_seconds": self.evaluation_seconds,
         }
         (folder / self.STATE).write_text(json.dumps(kept))
         sizes = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
@@ -500,6 +503,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
             "tokens_per_second": rate,
             "seconds": self.seconds_before + seconds,
             "seconds_here": seconds,
+            "evaluation_seconds": self.evaluation_seconds,
             "model_tflops": flops_per_token * rate / 1e12,
             **methods.census(model),
             "checkpoint_bytes": self._checkpoint_bytes(),

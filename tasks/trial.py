@@ -118,7 +118,8 @@ def trial(context: Context, asked: Asked, rows: Rows, look: Look) -> Trial:
         course=course,
         steps=model.summary["steps"],
         tokens=model.summary["tokens"],
-        learning_seconds=model.summary["seconds"],
+        learning_seconds=model.summary["seconds"] - model.summary["evaluation_seconds"],
+        evaluation_seconds=model.summary["evaluation_seconds"],
     )
 
 
