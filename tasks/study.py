@@ -262,7 +262,9 @@ def _open(home: Home, name: str, *, prunes: bool) -> optuna.Study:
             storage=storage,
             direction="maximize",
             load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(PRUNING_STARTUP, EARLY_LOOKS) if prunes else optuna.pruners.NopPruner(),
+            pruner=optuna.pruners.MedianPruner(PRUNING_STARTUP, EARLY_LOOKS + 1)
+            if prunes
+            else optuna.pruners.NopPruner(),
         )
     except (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError) as error:
         reason = str(error).splitlines()[0]

@@ -148,6 +148,7 @@ def test_a_trial_is_given_up_that_is_worse_than_half_of_the_others_were(home: Ho
             assert not found.report(asked.number, look, 0.5 + number / 10 + look / 100)
         found.tell(ended(asked, 0.6))
     worse, better = asked_by(found), asked_by(found)
+    assert not found.report(worse.number, 1, 0.1), "the first look is too early"
     assert found.report(worse.number, 2, 0.51)
     assert not found.report(better.number, 2, 0.95)
     assert not found.report(worse.number, LOOKS, 0.1), "at its end it is whole"
