@@ -169,7 +169,8 @@ def _packed(job: Job, plan: Plan, model: PreTrainedModel) -> Plan:
         RecipeError: The recipe asks, and it cannot.
     """
     asked, wasted = job.train.packing, _wasted(job, plan)
-    if asked is False or not job.family.packs or (asked is None and wasted < packing.WORTH_IT):
+    worth_it = packing.WORTH_IT_BESIDE_PLAIN if plan.attention == "eager" else packing.WORTH_IT
+    if asked is False or not job.family.packs or (asked is None and wasted < worth_it):
         return plan
     if asked is None and job.train.attention != "auto":
         return plan
