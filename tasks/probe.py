@@ -29,6 +29,8 @@ from tasks.rate_range import range_test
 
 QUANTILES = (0.25, 0.75)
 """Of the rows, by length: those that show what a row keeps for the backward pass."""
+PLAIN_MICRO_BATCH_TOKENS = 2_048
+"""Larger ones were no faster by plain attention, and kept twice as much for the backward pass."""
 PACKED_ROWS = 3
 """Rows that show whether a model may be taught packed ones."""
 
@@ -159,7 +161,11 @@ def _plain_where_faster(job: Job, plan: Plan, model: PreTrainedModel) -> Plan:
     model.set_attn_implementation("eager")
     longest = job.training_rows.longest
     reason = f"short sequences, and the model drops nothing in attention, on a CPU (longest {longest})"
-    return _with(plan, "attention", "eager", reason)
+    plan = _with(plan, "attention", "eager", reason)
+    if job.train.micro_batch_tokens is not None or plan.micro_batch_tokens <= PLAIN_MICRO_BATCH_TOKENS:
+        return plan
+    tokens = max(PLAIN_MICRO_BATCH_TOKENS, longest)
+    return _with(plan, "micro_batch_tokens", tokens, "plain attention keeps its products: larger ones are no faster")
 
 
 def _packed(job: Job, plan: Plan, model: PreTrainedModel) -> Plan:
