@@ -334,10 +334,10 @@ def test_every_method_learns_and_what_is_saved_predicts_what_was_learnt(parts, t
     from tasks.predict import predict
 
     rate = 3e-3 if method == "rslora" else 0.02
-    spec = job_spec(*parts, method=METHODS[method], epochs=6, eval_steps=30, learning_rate=rate)
+    spec = job_spec(*parts, method=METHODS[method], epochs=6, eval_steps=30, learning_rate=rate, attention="sdpa")
     record, _ = trained(spec, tmp_path, save_steps=50)
     # Scales and biases cannot make much of a body that is random.
-    assert record["validation"]["accuracy"] > (0.4 if method in {"ia3", "bitfit"} else 0.8)
+    assert record["validation"]["accuracy"] > (0.4 if method in {"ia3", "bitfit"} else 0.85)
     predict(emit=None, family="text-classification", model=str(tmp_path / "out" / "model"),
             tokens={str(parts[1] / "validation.arrow"): str(tmp_path / "p.parquet")})  # fmt: skip
     rows = pl.read_parquet(tmp_path / "p.parquet")
