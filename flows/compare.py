@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from flows.kept_recipe import WIDTH, keep, refuse_other_folder
+from flows.kept_recipe import WIDTH, keep, print_end, refuse_other_folder
 from flows.run import Runs, watched
 from schemas.comparison import Candidates, Comparison
 from schemas.errors import Problem, RecipeError
@@ -98,12 +98,4 @@ def _print(found: Comparison, file: Path) -> None:
     console.print(Padding(Text(found.told, style="bold green"), (1, 2, 0, 2)))
     for field, (before, after) in found.changes.items():
         console.print(Padding(Text(f"{field}: {said(before)} → {said(after)}"), (0, 2)))
-    lines = [
-        f"on {found.validation_rows:,} validation rows; the test rows played no part",
-        f"{found.seconds:.1f} s in all; MLflow run {found.mlflow_url or found.mlflow_run_id}",
-        f"The recipe: {file}",
-    ]
-    if found.ran is not None:
-        version = found.ran["model"]
-        lines.append(f"Run: {version['name']} version {version['version']}, {found.ran['gate']['decision']}")
-    console.print(Padding(Text("\n".join(lines), style="dim"), (1, 2)))
+    print_end(console, found, file)

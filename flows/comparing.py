@@ -20,7 +20,7 @@ from flows.finetune import finetune
 from flows.limits import gpu_slot
 from flows.nested import nested
 from flows.pipeline import PipelineContext, pipeline
-from flows.report import report_candidates, report_comparison
+from flows.report import report_candidates, report_found
 from schemas.comparison import Candidate, Candidates, Comparison
 from schemas.errors import Mistake, Problem
 from schemas.recipe import Recipe
@@ -222,5 +222,5 @@ def _concluded(
     context.run.log_artifact(folder, "compare")
     context.run.log_text(result.recipe_yaml, "compare/recipe.yaml")
     context.run.set_tags({"hone.compare": result.chosen, "mlflow.note.content": result.told})
-    report_comparison(result, folder, context.run)
+    report_found(result, "compare", folder, context.run)
     return result

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from schemas.comparison import Comparison
 from schemas.errors import Problem, RecipeError
-from schemas.tune import Tuned
+from schemas.found import FoundRecipe
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 FOLDER = "tuned"
 """Of the home: the recipes that were found."""
@@ -21,7 +24,7 @@ def refuse_other_folder(path: Path, write: Path | None) -> None:
         raise RecipeError(Problem("--write", str(write), rule, f"write {path.parent / write.name}"))
 
 
-def keep(found: Tuned | Comparison, path: Path, write: Path | None) -> Path:
+def keep(found: FoundRecipe, path: Path, write: Path | None) -> Path:
     """Write the recipe that was found: the file it began with, changed, to `write`; else a whole one into the home.
 
     Args:
@@ -40,3 +43,26 @@ def keep(found: Tuned | Comparison, path: Path, write: Path | None) -> Path:
     file.parent.mkdir(exist_ok=True)
     write_atomically(file, found.recipe_yaml)
     return file
+
+
+def print_end(console: Console, found: FoundRecipe, file: Path, about: str = "") -> None:
+    """The last lines for a person: on which rows, how long, where the recipe is, and what the pipeline made of it.
+
+    Args:
+        console: Where to.
+        found: What was found.
+        file: The recipe.
+        about: What comes before the number of rows.
+    """
+    from rich.padding import Padding
+    from rich.text import Text
+
+    lines = [
+        f"{about}on {found.validation_rows:,} validation rows; the test rows played no part",
+        f"{found.seconds:.1f} s in all; MLflow run {found.mlflow_url or found.mlflow_run_id}",
+        f"The recipe: {file}",
+    ]
+    if found.ran is not None:
+        version = found.ran["model"]
+        lines.append(f"Run: {version['name']} version {version['version']}, {found.ran['gate']['decision']}")
+    console.print(Padding(Text("\n".join(lines), style="dim"), (1, 2)))

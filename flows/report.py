@@ -13,10 +13,11 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from schemas.comparison import Candidate, Comparison
+from schemas.comparison import Candidate
 from schemas.curve import Curve
+from schemas.found import FoundRecipe
 from schemas.records import ModelVersion, Summary
-from schemas.tune import Trial, Tuned
+from schemas.tune import Trial
 from tasks.gate import verdict_markdown
 from tasks.markdown import table
 from tasks.outbox import without_password
@@ -106,14 +107,6 @@ def report_trials(recipe: str, trials: Sequence[Trial], most: int) -> None:
 
 
 @task(name="report", cache_policy=NO_CACHE, persist_result=False)
-def report_tuned(found: Tuned, folder: Path, run: Run) -> None:
-    """Put what a search found on Prefect's page of the run: the verdict, the recipe that won, and the pictures."""
-    page = with_pictures((folder / "report.md").read_text(encoding="utf-8"), folder, run, "tune")
-    recipe = f"\n## The recipe\n\n```yaml\n{found.recipe_yaml}```\n" if found.changes else ""
-    create_markdown_artifact(page + recipe, key=f"tuned-{found.recipe}", description=found.told)
-
-
-@task(name="report", cache_policy=NO_CACHE, persist_result=False)
 def report_candidates(recipe: str, candidates: Sequence[Candidate], most: int) -> None:
     """Put the candidates of a comparison, as far as it has come, on Prefect's page of the run."""
     shown = ("name", "latency_ms", "rows_per_second", "size_mb", "learnt_parameters", "train_seconds", "told")
@@ -123,11 +116,18 @@ def report_candidates(recipe: str, candidates: Sequence[Candidate], most: int) -
 
 
 @task(name="report", cache_policy=NO_CACHE, persist_result=False)
-def report_comparison(found: Comparison, folder: Path, run: Run) -> None:
-    """Put what a comparison found on Prefect's page of the run: the recommendation, the table and the picture."""
-    page = with_pictures((folder / "report.md").read_text(encoding="utf-8"), folder, run, "compare")
+def report_found(found: FoundRecipe, kind: str, folder: Path, run: Run) -> None:
+    """Put what a search or a comparison found on Prefect's page of the run, and the recipe, where it is another one.
+
+    Args:
+        found: Says it in a sentence.
+        kind: `tune` or `compare`: where MLflow has the folder.
+        folder: Holds the page and its pictures.
+        run: Has them, too.
+    """
+    page = with_pictures((folder / "report.md").read_text(encoding="utf-8"), folder, run, kind)
     recipe = f"\n## The recipe\n\n```yaml\n{found.recipe_yaml}```\n" if found.changes else ""
-    create_markdown_artifact(page + recipe, key=f"compared-{found.recipe}", description=found.told)
+    create_markdown_artifact(page + recipe, key=f"{kind}-{found.recipe}", description=found.told)
 
 
 def _row(name: str, summary: Summary) -> dict[str, Any]:

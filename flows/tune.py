@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.kept_recipe import WIDTH, keep, refuse_other_folder
+from flows.kept_recipe import WIDTH, keep, print_end, refuse_other_folder
 from flows.run import Runs, watched
 from schemas.loading import load_recipe
 from schemas.tune import Finalist, Tuned, TuneVerdict
@@ -69,16 +69,7 @@ def _print(found: Tuned, file: Path) -> None:
         console.print(Padding(changes, (1, 2, 0, 2)))
     ended = [trial.state for trial in found.trials]
     counts = ", ".join(f"{ended.count(state)} {state}" for state in dict.fromkeys(ended))
-    where = found.mlflow_url or found.mlflow_run_id
-    lines = [
-        f"{len(ended)} trials ({counts}), on {found.validation_rows:,} validation rows; the test rows played no part",
-        f"{found.seconds:.1f} s in all; MLflow run {where}",
-        f"The recipe: {file}",
-    ]
-    if found.ran is not None:
-        version = found.ran["model"]
-        lines.append(f"Run: {version['name']} version {version['version']}, {found.ran['gate']['decision']}")
-    console.print(Padding(Text("\n".join(lines), style="dim"), (1, 2)))
+    print_end(console, found, file, f"{len(ended)} trials ({counts}), ")
 
 
 def _name(one: Finalist) -> str:

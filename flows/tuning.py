@@ -22,7 +22,7 @@ from flows.finetune import finetune
 from flows.limits import gpu_slot
 from flows.nested import nested
 from flows.pipeline import PipelineContext, pipeline
-from flows.report import report_trials, report_tuned
+from flows.report import report_found, report_trials
 from schemas.errors import EnvironmentMistake, Problem, RecipeError
 from schemas.recipe import Recipe
 from schemas.records import Artifact
@@ -333,5 +333,5 @@ def _concluded(context: PipelineContext, tokens: Artifact, study: Study, share: 
     context.run.log_text(result.recipe_yaml, "tune/recipe.yaml")
     context.run.log_params({f"tuned.{field}": said(after) for field, (_, after) in changes.items()})
     context.run.set_tags({"hone.tune": result.verdict, "mlflow.note.content": result.told})
-    report_tuned(result, folder, context.run)
+    report_found(result, "tune", folder, context.run)
     return result

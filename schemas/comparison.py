@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from schemas.base import Section
+from schemas.found import FoundRecipe
 from schemas.records import Interval, Record
 
 MethodName = Literal["full", "lora", "rslora", "dora", "qlora", "ia3", "freeze", "bitfit"]
@@ -70,30 +71,13 @@ class Candidate(Record):
         return self.base is None
 
 
-class Comparison(Record):
+class Comparison(FoundRecipe):
     """Base models and methods side by side; `hone compare --json` prints it.
 
     Attributes:
-        share: Of the training rows, that all of them learnt from.
         candidates: The best first.
         chosen: Name of the one that is recommended.
-        told: Why, in a sentence.
-        changes: Field → value before and after; empty where the recipe has the chosen base and method already.
-        recipe_yaml: The recipe with them, and a comment on each changed field.
-        ran: What the pipeline made of it, where that was asked for.
     """
 
-    recipe: str
-    flow_run_id: str
-    mlflow_run_id: str
-    mlflow_url: str | None
-    metric: str
-    validation_rows: int
-    share: float
     candidates: tuple[Candidate, ...]
     chosen: str
-    told: str
-    changes: dict[str, tuple[Any, Any]]
-    recipe_yaml: str
-    ran: dict[str, Any] | None = None
-    seconds: float

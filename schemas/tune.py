@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from schemas.base import Section
 from schemas.data import PositiveInt
+from schemas.found import FoundRecipe
 from schemas.records import Interval, Outcome, Record
 
 UNTUNABLE = {
@@ -159,7 +160,7 @@ class Finalist(Record):
 TuneVerdict = Literal["better", "within"]
 
 
-class Tuned(Record):
+class Tuned(FoundRecipe):
     """What a search found; `hone tune --json` prints it.
 
     Attributes:
@@ -167,30 +168,14 @@ class Tuned(Record):
         trials: All, in order.
         finalists: The best first.
         verdict: `better`: the best finalist surely gains over the recipe. `within`: it is within the interval.
-        told: The same in a sentence.
-        changes: Field → value before and after; empty where the recipe stays.
         importance: Field → share of the metric's variation that it explains; empty where trials are few.
-        recipe_yaml: The recipe that won, with a comment on each changed field.
-        ran: What the pipeline made of it, where that was asked for.
     """
 
-    recipe: str
-    flow_run_id: str
-    mlflow_run_id: str
-    mlflow_url: str | None
     study: str
-    metric: str
-    validation_rows: int
-    share: float
     trials: tuple[Trial, ...]
     finalists: tuple[Finalist, ...]
     verdict: TuneVerdict
-    told: str
-    changes: dict[str, tuple[Any, Any]]
     importance: dict[str, float]
-    recipe_yaml: str
-    ran: dict[str, Any] | None = None
-    seconds: float
 
     @property
     def winner(self) -> Mapping[str, Any]:

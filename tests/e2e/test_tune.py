@@ -63,7 +63,7 @@ def test_a_search_is_on_record_in_both_systems_and_ends_with_a_recipe(project, s
     with SyncPrefectClient(servers.prefect) as client:
         assert client.read_flow_run(UUID(found["flow_run_id"])).state_name == "Completed"
         shown = {artifact.key: artifact.type for artifact in client.read_artifacts()}
-    assert (shown["trials-searched"], shown["tuned-searched"]) == ("table", "markdown")
+    assert (shown["trials-searched"], shown["tune-searched"]) == ("table", "markdown")
 
 
 def test_a_search_that_is_killed_goes_on_and_no_trial_is_lost_or_run_twice(project):
