@@ -27,7 +27,7 @@ from schemas.recipe import Recipe
 from schemas.records import Artifact, Plan
 from tasks.comparing import Entry, about_training, comparison, speed, trivial
 from tasks.context import Context, Observer
-from tasks.course import course, prolonged
+from tasks.course import course, examples_in, prolonged
 from tasks.curve import validate
 from tasks.gate import Rows
 from tasks.recipe_yaml import written
@@ -181,7 +181,7 @@ def _seeded(recipe: Recipe, seed: int) -> Recipe:
 def _model(inner: Context, tokens: Artifact, share: float) -> Artifact:
     """The candidate's model, of a share of the rows, which are learnt in as many steps as few rows need."""
     if share < 1:
-        rows = tokens.summary["rows"]["train"] + tokens.summary["windows"]["train"]
+        rows = examples_in(tokens)
         section = prolonged(inner.recipe.train, max(1, round(share * rows)), course(inner.recipe.train, rows).steps)
         inner.recipe = inner.recipe.model_copy(update={"train": section})
         tokens = subset(inner, tokens, share)

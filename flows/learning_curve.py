@@ -21,7 +21,7 @@ from flows.report import report_curve
 from schemas.curve import SHARES, Curve, PartOfRows, Seeds
 from schemas.recipe import Recipe
 from schemas.records import Artifact
-from tasks.course import course, prolonged
+from tasks.course import course, examples_in, prolonged
 from tasks.curve import Trained, validate
 from tasks.curve import curve as drawn
 from tasks.subset import subset
@@ -70,7 +70,7 @@ def points_of(recipe: Recipe, tokens: Artifact, shares: Sequence[float], seeds: 
 
     The last one is the model of a run, where all rows are asked for: what the next run compares itself with.
     """
-    rows = tokens.summary["rows"]["train"] + tokens.summary["windows"]["train"]
+    rows = examples_in(tokens)
     most = course(recipe.train, rows).steps
     points = []
     for seed in reversed(range(recipe.train.seed, recipe.train.seed + seeds)):

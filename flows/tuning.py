@@ -29,6 +29,7 @@ from schemas.records import Artifact
 from schemas.tune import Space, Trial, Tuned
 from tasks.child import children
 from tasks.context import Observer
+from tasks.course import examples_in
 from tasks.curve import validate
 from tasks.gate import Rows as Prepared
 from tasks.home import Home
@@ -293,11 +294,6 @@ def _finalists(context: PipelineContext, prepared: Prepared, best: Sequence[Tria
                 run.log_metrics([(0, {f"validation/{recipe.metric}": predictions.summary["value"]})])
             trained.append(Trained(number, values, seed, model, predictions))
     return trained
-
-
-def examples_in(tokens: Artifact) -> int:
-    """Training rows, or their windows where texts were cut into some."""
-    return int(tokens.summary["rows"]["train"] + tokens.summary["windows"]["train"])
 
 
 def _reads_alike(one: Recipe, other: Recipe) -> bool:

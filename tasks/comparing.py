@@ -23,7 +23,7 @@ from tasks.evaluate import MEASURED_WITH, SEED, baseline_predictions, meta_of, m
 from tasks.families import MEASURING, family_of
 from tasks.machine import fingerprint
 from tasks.markdown import table
-from tasks.measure import Measure, mean_of, widened
+from tasks.measure import Measure, mean_of, settings_of, widened
 from tasks.predict_job import RunJob, run_in_child
 from tasks.stage import stage_task
 
@@ -324,10 +324,7 @@ def comparison(context: Context, tokens: Artifact, baselines: Artifact, entries:
         "compare",
         draw_comparison,
         settings={
-            "task": recipe.task,
-            "metric": recipe.metric,
-            "confidence": recipe.evaluate.confidence,
-            "resamples": recipe.evaluate.bootstrap_resamples,
+            **settings_of(recipe),
             "entries": [entry.about for entry in entries],
             "seeds": [len(entry.predictions) for entry in entries],
         },

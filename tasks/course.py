@@ -16,6 +16,7 @@ import math
 from dataclasses import dataclass
 
 from schemas.recipe import Train
+from schemas.records import Artifact
 
 EPOCHS = 2.0
 """Passes over many rows, where the recipe names none."""
@@ -42,6 +43,11 @@ class Course:
     steps_per_epoch: int
     eval_steps: int
     reason: str
+
+
+def examples_in(tokens: Artifact) -> int:
+    """Training rows of a tokenize artifact, or their windows where texts were cut into some."""
+    return int(tokens.summary["rows"]["train"] + tokens.summary["windows"]["train"])
 
 
 def course(train: Train, rows: int) -> Course:

@@ -21,6 +21,7 @@ from tasks.context import Context
 from tasks.evaluate import MEASURED_WITH, SEED, meta_of, read_predictions
 from tasks.families import Family, Meta, family_of
 from tasks.markdown import table
+from tasks.measure import settings_of
 from tasks.predict_job import Predict, predict_in_child
 from tasks.stage import stage_task
 
@@ -335,10 +336,7 @@ def curve(context: Context, tokens: Artifact, trained: Sequence[Trained]) -> Art
         "curve",
         draw_curve,
         settings={
-            "task": recipe.task,
-            "metric": recipe.metric,
-            "confidence": recipe.evaluate.confidence,
-            "resamples": recipe.evaluate.bootstrap_resamples,
+            **settings_of(recipe),
             "margin": recipe.gate.champion_margin,
             "models": [one.about for one in trained],
         },

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from schemas.recipe import Recipe
 from schemas.records import Interval
 from tasks.families import Family, Meta
 
@@ -44,6 +45,16 @@ class Measure:
 
     def _options(self, confidence: float) -> dict[str, Any]:
         return {"resamples": self.resamples, "confidence": confidence, "seed": self.seed}
+
+
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe shapes a measure, as stages that measure take it: task, metric, confidence, resamples."""
+    return {
+        "task": recipe.task,
+        "metric": recipe.metric,
+        "confidence": recipe.evaluate.confidence,
+        "resamples": recipe.evaluate.bootstrap_resamples,
+    }
 
 
 def mean_of(intervals: Sequence[Interval]) -> Interval:

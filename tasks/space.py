@@ -157,18 +157,22 @@ def applies(recipe: Recipe, field: str) -> bool:
 
 def is_whole(recipe: Recipe, field: str) -> bool:
     """Whether a field takes whole numbers alone."""
-    *sections, last = field.split(".")
-    here: Any = recipe
-    for name in sections:
-        here = getattr(here, name)
-    assert isinstance(here, BaseModel)
-    return float not in _types_in(type(here).model_fields[last].annotation)
+    return float not in _types_of(recipe, field)
 
 
 def methods_in(space: Space) -> tuple[Any, ...]:
     """The methods that a space tries, if it tries some."""
     tried = space.get(METHOD, ())
     return () if isinstance(tried, Range) else tried
+
+
+def _types_of(recipe: Recipe, field: str) -> set[Any]:
+    """The types that a field takes."""
+    *sections, last = field.split(".")
+    here: Any = recipe
+    for name in sections:
+        here = getattr(here, name)
+    return _types_in(type(here).model_fields[last].annotation)
 
 
 def _types_in(annotation: Any) -> set[Any]:
@@ -211,15 +215,7 @@ def _method_sections() -> tuple[type[BaseModel], ...]:
 def _is_number(value: Any, recipe: Recipe, field: str) -> bool:
     if isinstance(value, bool):
         return False
-    return isinstance(value, int | float) or (value is None and _takes_numbers(recipe, field))
-
-
-def _takes_numbers(recipe: Recipe, field: str) -> bool:
-    *sections, last = field.split(".")
-    here: Any = recipe
-    for name in sections:
-        here = getattr(here, name)
-    return bool({int, float} & _types_in(type(here).model_fields[last].annotation))
+    return isinstance(value, int | float) or (value is None and bool({int, float} & _types_of(recipe, field)))
 
 
 def said(value: Any) -> str:

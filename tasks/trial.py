@@ -15,7 +15,7 @@ from schemas.errors import Mistake
 from schemas.records import Artifact
 from schemas.tune import Trial
 from tasks.context import Context, Observer
-from tasks.course import course
+from tasks.course import course, examples_in
 from tasks.stage import stage_task
 from tasks.stopping import GivenUp
 from tasks.study import LOOKS, Asked
@@ -125,7 +125,7 @@ def trial(context: Context, asked: Asked, rows: Rows, look: Look) -> Trial:
 
 def _tried(context: Context, rows: Rows) -> Artifact:
     tokens = tokenize(context, rows.cleaned, rows.sides)
-    examples = tokens.summary["rows"]["train"] + tokens.summary["windows"]["train"]
+    examples = examples_in(tokens)
     lessons = subset(context, tokens, rows.share) if rows.share < 1 else tokens
     steps = course(context.recipe.train, max(1, round(rows.share * examples))).steps
     looks = context.recipe.train.model_copy(update={"eval_steps": max(1, -(-steps // LOOKS))})

@@ -22,7 +22,7 @@ from tasks.curve import PREDICTIONS, shown
 from tasks.evaluate import MEASURED_WITH, SEED, meta_of, read_predictions
 from tasks.families import family_of
 from tasks.markdown import table
-from tasks.measure import Measure, mean_of, widened
+from tasks.measure import Measure, mean_of, settings_of, widened
 from tasks.space import said
 from tasks.stage import stage_task
 from tasks.study import importance_of, rebuilt
@@ -255,10 +255,7 @@ def conclude(
         "tune",
         draw_conclusion,
         settings={
-            "task": recipe.task,
-            "metric": recipe.metric,
-            "confidence": recipe.evaluate.confidence,
-            "resamples": recipe.evaluate.bootstrap_resamples,
+            **settings_of(recipe),
             "recipe": recipe,
             "space": {f: d.model_dump() if isinstance(d, Range) else list(d) for f, d in space.items()},
             "trials": list(trials),

@@ -46,7 +46,7 @@ def group(trial: int | None, rights: list[float]) -> Group:
 
 
 def accuracy(frame: pl.DataFrame) -> float:
-    return float((frame["truth"] == frame["prediction"]).mean())  # type: ignore[arg-type]
+    return int((frame["truth"] == frame["prediction"]).sum()) / frame.height
 
 
 def test_a_finalist_is_the_mean_of_its_seeds_with_what_rows_and_seeds_leave_open() -> None:
