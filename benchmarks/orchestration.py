@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -117,7 +118,7 @@ def cases(helps: int, repetitions: int) -> Iterator[tuple[str, Callable[[Path], 
     yield f"help {helps}", lambda work: help_case(work, helps)
     for number in range(repetitions):
         for how in (EMBEDDED, BESIDE):
-            yield f"{how} {number}", lambda work, how=how: run_case(work, how)  # type: ignore[misc]
+            yield f"{how} {number}", partial(run_case, how=how)
 
 
 def recorded(results: Path) -> list[Line]:
