@@ -102,7 +102,8 @@ def compared(context: PipelineContext, asked: Candidates) -> tuple[Comparison, R
     recipes = recipes_of(context.recipe, asked.bases, asked.methods)
     rows = todays_rows(context)
     share = _affordable(context, recipes, rows, asked)
-    baselines = trivial(context, rows.sides)
+    lessons = subset(context, rows.tokens, share) if share < 1 else rows.tokens
+    baselines = trivial(context, rows.sides, lessons)
     context.observer.say(_announced(recipes, share, asked, rows.tokens))
     entries, problems = list[Entry](), list[Problem]()
     for name, recipe in recipes.items():

@@ -154,7 +154,7 @@ GISTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "curve": lambda s: f"{len(s['points'])} points, {s['verdict']}",
     "tune": lambda s: s["told"],
     "trivial": lambda s: ", ".join(s["chosen"]),
-    "speed": lambda s: (
+    "pace": lambda s: (
         f"{s['latency_ms_p50']:.1f} ms a request, {s['rows_per_second']:,.0f} rows/s, {s['size_mb']:,.1f} MB"
     ),
     "compare": lambda s: s["told"],

@@ -21,6 +21,7 @@ from tasks.context import Context
 from tasks.curve import PREDICTIONS, shown
 from tasks.evaluate import MEASURED_WITH, SEED, baseline_predictions, meta_of, model_speed, read_predictions
 from tasks.families import MEASURING, family_of
+from tasks.lessons import training_batches
 from tasks.machine import fingerprint
 from tasks.markdown import table
 from tasks.measure import Measure, mean_of, settings_of, widened
@@ -59,9 +60,26 @@ def without_test(split: Path) -> Iterator[Path]:
         yield folder
 
 
-def validation_baselines(*, task: TaskSection, metric: str, split: Path, out: Path) -> dict[str, Any]:
-    """The trivial models' predictions of the validation rows; see `tasks.evaluate.baseline_predictions`."""
+def validation_baselines(*, task: TaskSection, metric: str, split: Path, lessons: Path, out: Path) -> dict[str, Any]:
+    """The trivial models' predictions of the validation rows; see `tasks.evaluate.baseline_predictions`.
+
+    They learn from the rows that the candidates learn from, however few these are.
+
+    Args:
+        task: The recipe's task.
+        metric: What their settings are chosen by.
+        split: Folder of the split artifact.
+        lessons: Folder with the tokens that candidates learn from.
+        out: Where to write.
+    """
+    import polars as pl
+
+    learnt = pl.DataFrame({"id": [name for batch in training_batches(lessons) for name in batch["id"].to_pylist()]})
     with without_test(split) as folder:
+        train = folder / "train.parquet"
+        train.unlink()
+        rows = pl.scan_parquet(split / "train.parquet", glob=False)
+        rows.join(learnt.lazy(), on="id", how="semi", maintain_order="left").sink_parquet(train)
         return baseline_predictions(task=task, metric=metric, split=folder, out=out)
 
 
@@ -217,8 +235,10 @@ def recommended(candidates: Sequence[Candidate], metric: str) -> tuple[str, str]
     chosen = max((one for one in alike if (one.latency_ms or 0.0) <= AS_FAST * fastest), key=_value)
     if best.trivial:
         assert chosen.behind is not None
-        told = f"{best.name} is the best: {chosen.name} is {shown(chosen.behind)} {metric} behind it"
-        return chosen.name, f"{told}; fine-tuning is not worth it on these rows"
+        told = f"{chosen.name} is {shown(chosen.behind)} {metric} behind it"
+        if chosen.behind.low > 0:
+            return chosen.name, f"{best.name} is the best: {told}; fine-tuning is not worth it on these rows"
+        return chosen.name, f"{best.name} is no worse than any fine-tuned model, and costs next to nothing: {told}"
     if chosen.behind is None:
         others = "no other one is as good" if len(alike) == 1 else "no other one as good is faster"
         return chosen.name, f"{chosen.name} is the best, and {others}"
@@ -286,14 +306,14 @@ def about_training(models: Sequence[Artifact], speed: Artifact) -> dict[str, Any
 
 
 @stage_task
-def trivial(context: Context, sides: Artifact) -> Artifact:
-    """Fit the trivial models, and predict the validation rows."""
+def trivial(context: Context, sides: Artifact, lessons: Artifact) -> Artifact:
+    """Fit the trivial models to what the candidates learn from, and predict the validation rows."""
     recipe = context.recipe
     return context.artifact(
         "trivial",
         validation_baselines,
         settings={"task": recipe.task, "metric": recipe.metric},
-        inputs={"split": sides},
+        inputs={"split": sides, "lessons": lessons},
         modules=(type(context.family).__module__,),
         libraries=("numpy", "polars", "scikit-learn"),
         part_of="evaluate",

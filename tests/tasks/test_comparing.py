@@ -6,14 +6,18 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from schemas.comparison import Candidate
 from schemas.records import Interval
+from tasks import comparing
 from tasks.comparing import draw_comparison, front_of, measured, of_one_pace, recommended, without_test
 from tasks.curve import PREDICTIONS
 from tasks.families.text_classification import TextClassificationTask
 from tests.tasks.test_tuning import LABELS, ROWS, accuracy, measure, predicted
+
+SIDES = ("train", "validation", "test")
 
 
 def candidate(name: str, **about: Any) -> Candidate:
@@ -92,6 +96,39 @@ def test_a_trivial_model_that_wins_is_said_to() -> None:
         "tfidf is the best: full is 0.050 (0.020 to 0.080) macro_f1 behind it; "
         "fine-tuning is not worth it on these rows"
     )
+
+
+def test_a_trivial_model_that_is_as_good_is_said_to_be_no_worse() -> None:
+    trivial = at(0.9, None, name="tfidf", base=None, method=None)
+    tuned = at(0.89, (-0.01, 0.03), name="lora", latency_ms=4.0)
+    chosen, told = recommended([trivial, tuned], "macro_f1")
+    assert chosen == "lora"
+    assert told == (
+        "tfidf is no worse than any fine-tuned model, and costs next to nothing: "
+        "lora is 0.010 (-0.010 to 0.030) macro_f1 behind it"
+    )
+
+
+def test_trivial_models_learn_from_the_rows_that_candidates_learn_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for side in ("train", "validation", "test"):
+        pl.DataFrame({"id": [f"{side}{n}" for n in range(6)], "text": "t"}).write_parquet(tmp_path / f"{side}.parquet")
+    seen = {}
+
+    def fit(*, split: Path, **_: Any) -> dict[str, Any]:
+        seen.update({side: pl.read_parquet(split / f"{side}.parquet", glob=False)["id"].to_list() for side in SIDES})
+        return {}
+
+    batches = [pa.record_batch({"id": ["train4", "train1"]}), pa.record_batch({"id": ["train1"]})]
+    monkeypatch.setattr(comparing, "training_batches", lambda lessons: iter(batches))
+    monkeypatch.setattr(comparing, "baseline_predictions", fit)
+    comparing.validation_baselines(
+        task=TextClassificationTask(), metric="accuracy", split=tmp_path, lessons=tmp_path, out=tmp_path
+    )
+    assert seen["train"] == ["train1", "train4"]
+    assert seen["test"] == seen["validation"] == [f"validation{n}" for n in range(6)]
+    assert pl.read_parquet(tmp_path / "train.parquet").height == 6, "the split itself is whole"
 
 
 def test_models_of_one_shape_have_one_pace() -> None:
