@@ -11,7 +11,7 @@ Both UIs draw what a JSON schema says, each with its own gaps. What is done here
   a member whose fields another one has too comes before it.
 - A field that may be empty is an input box that may be empty, not two tabs. None is said by leaving it out: a form made
   here refuses null there.
-- A number in whose place a word may stand is text.
+- A number in whose place a word may stand is two tabs: it stays a number for those who start runs by the API.
 - A moment is text: the date pickers would move it to the browser's time zone.
 
 Titles and descriptions are the schemas'. What a JSON schema cannot say, such as rules across fields, the flow checks
@@ -35,7 +35,6 @@ Schema = dict[str, Any]
 CHANGED_MOST = ("tune", "train", "model", "evaluate", "gate", "registry", "retrain")
 """Sections that come first: what a person changes for one run; where the rows come from is a matter of the recipe."""
 NUMBERS = frozenset({"number", "integer"})
-NUMBER = r"[+-]?[0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?"
 SCALARS = frozenset({"string", "number", "integer", "boolean"})
 MOMENT = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?$"
 MOMENT_EXAMPLE = "ISO 8601, such as 2026-01-31T08:00:00Z."
@@ -188,13 +187,15 @@ def _union(node: Schema, own: Any, value: Any) -> tuple[Schema, Any]:
 
 
 def _number_or_word(node: Schema, value: Any) -> tuple[Schema, Any]:
-    """Text that is a number, or one of the words that are as good; without words, a number."""
+    """A tab for the number and one for each word, a dropdown: V1 leaves a constant empty when its tab is opened."""
     words = [each["const"] for each in node["anyOf"] if "const" in each]
     beside = {name: each for name, each in node.items() if name != "anyOf"}
     if not words:
         return _drawn({**beside, "type": "number"}, value)
-    pattern = f"^({'|'.join(words)}|{NUMBER})$"
-    return _drawn({**beside, "type": "string", "pattern": pattern}, value if value is ABSENT else str(value))
+    tabs = [{"title": title_of(word), "type": "string", "enum": [word], "default": word} for word in words]
+    bounds = next(each for each in node["anyOf"] if "const" not in each)
+    node = {**beside, "anyOf": [{**bounds, "title": "Number", "type": "number"}, *tabs]}
+    return (node if value is ABSENT else {**node, "default": value}), value
 
 
 def _tabs(node: Schema, value: Any) -> tuple[Schema, Any]:

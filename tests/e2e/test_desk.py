@@ -25,7 +25,7 @@ def test_a_desk_runs_what_is_triggered_and_keeps_its_state_between_starts(projec
         with up.prefect() as client:
             flows = {flow.id: flow.name for flow in client.read_flows()}
             deployments = {f"{flows[d.flow_id]}/{d.name}": d for d in client.read_deployments(limit=200)}
-            per_recipe = [f"{kind}/desk" for kind in ["finetune", "retrain", "curve", *STAGES]]
+            per_recipe = [f"{kind}/desk" for kind in ["finetune", "retrain", "curve", "tune", "compare", *STAGES]]
             assert set(deployments) == {
                 *per_recipe,
                 *(f"{kind}/any-model" for kind in ("promote", "rollback", "evaluate")),

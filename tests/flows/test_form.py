@@ -125,13 +125,15 @@ def test_the_parameters_are_valid_and_make_the_same_recipe(form, recipe):
     assert back == recipe.model_copy(update=unread)
 
 
-def test_a_number_in_whose_place_a_word_may_stand_is_text_that_is_one_of_them(form):
+def test_a_number_in_whose_place_a_word_may_stand_is_a_tab_for_each_and_stays_a_number(form):
     schema, parameters = form
     field = schema["properties"]["recipe"]["properties"]["train"]["properties"]["learning_rate"]
-    assert field["type"] == "string"
-    for good in ("auto", "1e-4", "0.0001", ".5", parameters["recipe"]["train"]["learning_rate"]):
+    assert [each["title"] for each in field["anyOf"]] == ["Number", "Auto"]
+    assert field["default"] == parameters["recipe"]["train"]["learning_rate"]
+    assert isinstance(field["default"], float)
+    for good in ("auto", 1e-4, 1):
         jsonschema.validate(good, field)
-    for bad in ("automatic", "1e", "", "fast"):
+    for bad in ("automatic", "1e-4", "", None, 0, 5):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(bad, field)
 
