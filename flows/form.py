@@ -87,12 +87,13 @@ def form_of(
 
 
 def _schema(flow: Flow[..., Any]) -> Schema:
-    """The schema of a flow's parameters: without references, with titles, sections last."""
+    """The schema of a flow's parameters: without references, with titles, sections after boxes, the recipe last."""
     schema = parameter_schema(flow.fn).model_dump_for_openapi()
     definitions = schema.pop("definitions", {})
     inlined: Schema = _inlined(schema, definitions)
     titled = {name: {**field, "title": title_of(name)} for name, field in inlined["properties"].items()}
-    return {**inlined, "properties": dict(sorted(titled.items(), key=lambda item: "properties" in item[1]))}
+    ordered = sorted(titled.items(), key=lambda item: (item[0] == "recipe", "properties" in item[1]))
+    return {**inlined, "properties": dict(ordered)}
 
 
 def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:

@@ -56,7 +56,7 @@ def sample_outputs(model: nn.Module, family: Family, table: TokenTable) -> Float
     device = next(model.parameters()).device
     found: list[Floats] = []
     with torch.inference_mode():
-        for rows in micro_batches(_sample(table.lengths), table.lengths, PREDICT_TOKENS):
+        for rows in micro_batches(_sample(table.lengths), table.lengths, PREDICT_TOKENS[device.type]):
             batch = {name: tensor.to(device) for name, tensor in table.batch(rows).items()}
             outputs, _ = family.outputs(model, batch, Loss())
             found += [np.ravel(output) for output in outputs]

@@ -141,7 +141,7 @@ def _rate(learner: Learner) -> float:
     table = learner.job.validation_rows
     every = max(1, int(table.lengths.sum()) // SAMPLE_TOKENS)
     sample = np.arange(0, len(table), every)
-    cuts = micro_batches(sample, table.lengths, PREDICT_TOKENS)
+    cuts = micro_batches(sample, table.lengths, PREDICT_TOKENS[learner.plan.device])
     with torch.inference_mode():
         for rows in [cuts[0], *cuts]:  # the first one warms up
             if rows is cuts[0]:

@@ -44,6 +44,8 @@ EARLY_LOOKS = 1
 """Looks after which nothing is given up: the learning rate has hardly reached its peak."""
 LOOKS = 5
 """How often a trial is looked at while it learns."""
+ATTEMPTS = 5
+"""At making the tables of a database that others make, too."""
 OURS, TOKEN, RECORD = "hone.home", "hone.command", "hone.trial"
 """Attributes of a trial in the database: whose it is, the command that runs it, and what it ended with."""
 
@@ -95,6 +97,8 @@ class Study:
 
     def next(self, most: int) -> Asked | None:
         """The next trial: one that was interrupted, or a new one; none where there are `most` of them."""
+        from optuna.trial import TrialState as State
+
         trial = self._interrupted()
         before = trial is not None
         with quiet():
@@ -104,6 +108,9 @@ class Study:
                 self._study.sampler = _sampler(self._begun())
                 trial = self._study.ask()
                 trial.set_user_attr(OURS, self._owner)
+                if trial.number >= most:  # another machine took the last one in between
+                    self._study.tell(trial, state=State.FAIL)
+                    return None
             values = self._suggested(trial)
         trial.set_user_attr(TOKEN, self._token)
         return Asked(trial.number, {} if trial.number == 0 else values, before)
@@ -256,7 +263,7 @@ def _open(home: Home, name: str, *, prunes: bool) -> optuna.Study:
 
     url = os.environ.get(DATABASE) or f"sqlite:///{home.root / 'studies.db'}"
     try:
-        storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": _patience(url)})
+        storage = _storage(url)
         return optuna.create_study(
             study_name=name,
             storage=storage,
@@ -270,6 +277,20 @@ def _open(home: Home, name: str, *, prunes: bool) -> optuna.Study:
         reason = str(error).splitlines()[0]
         remedy = "set it to a SQLAlchemy URL such as postgresql+psycopg://host/studies, or unset it"
         raise EnvironmentMistake(Problem(DATABASE, None, f"the database does not open: {reason}", remedy)) from error
+
+
+def _storage(url: str) -> optuna.storages.RDBStorage:
+    """The database, with its tables; several machines may make these in the same moment, of which one succeeds."""
+    import optuna
+    from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": _patience(url)})
+        except (IntegrityError, ProgrammingError):
+            if not left:
+                raise
+    raise AssertionError("at least one attempt")
 
 
 def _patience(url: str) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Loaded:
         import torch
         import transformers
 
-        from .linear import quickened
+        from .quick import quickened
 
         folder = Path(artifacts["model"])
         self.about: dict[str, Any] = json.loads((folder / "hone.json").read_text(encoding="utf-8"))

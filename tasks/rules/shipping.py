@@ -11,7 +11,7 @@ from tasks.rules.repair import TextRules, redactor_names
 PACKAGE = "hone_serving"
 """Folder in a model's code; serving files look for it there."""
 NAMES = (
-    "alignment", "chat", "generation", "linear", "loading", "personal_data", "repair", "serving", "spans", "tagging",
+    "alignment", "chat", "generation", "loading", "personal_data", "quick", "repair", "serving", "spans", "tagging",
     "text", "writing",
 )  # fmt: skip
 SHIPPED = tuple(Path(__file__).with_name(f"{name}.py") for name in NAMES)

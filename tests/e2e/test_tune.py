@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from schemas.loading import load_recipe
-from tests.e2e.conftest import Hone, Servers, make_project
+from tests.e2e.conftest import Hone, Servers, ended, make_project
+from tests.e2e.servers import running_postgres
 from tests.learning import sentences
 
 pytestmark = pytest.mark.e2e
@@ -97,6 +98,27 @@ def test_trials_run_at_once_where_the_machine_is_parted(project):
     assert {state for _, state in trials_in(hone)} <= {"COMPLETE", "PRUNED"}
     mine = [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(hone.project)]
     assert mine == [], "nothing is left behind"
+
+
+def test_machines_with_one_postgresql_share_a_search(tmp_path_factory: pytest.TempPathFactory, base: Path):
+    """Two homes, as on two machines: no trial is run by both, and the one that comes later knows all of them."""
+    with running_postgres() as server:
+        studies = {"HONE_STUDIES": server.url()}
+        homes = [
+            make_project(tmp_path_factory.mktemp(name) / "project", base, "shared", None, sentences(300))
+            for name in ("one", "two")
+        ]
+        command = ["tune", "recipe.yaml", "--trials", "6", *sets(SPACE, *SHORT)]
+        at_once = [hone.start(*command, "--json", **studies) for hone in homes]
+        both = [ended(process) for process in at_once]
+        assert [done.code for done in both] == [0, 0], both[0].errors + both[1].errors
+        kept = server.execute("select number, state::text from trials order by 1")
+        assert [number for number, state in kept if state != "FAIL"] == list(range(6))
+        assert not (homes[0].home / "studies.db").exists()
+        last = homes[0](*command, **studies).result
+        assert [trial["number"] for trial in last["trials"]] == list(range(6))
+        owners = server.execute("select distinct value_json from trial_user_attributes where key = 'hone.home'")
+        assert len(owners) == 2, "both took some"
 
 
 @pytest.fixture(scope="module")

@@ -151,6 +151,18 @@ def test_what_is_searched_is_asked_where_a_search_is_and_nowhere_else(rich):
     assert next(iter(schema["properties"]["recipe"]["properties"])) == "tune"
 
 
+def test_what_is_compared_is_asked_before_the_recipe_which_is_long(rich):
+    from flows.comparing import compare
+
+    schema, parameters = recipe_form(compare, rich)
+    assert list(schema["properties"]) == ["then_run", "candidates", "recipe"]
+    positions = [field["position"] for field in schema["properties"].values()]
+    assert positions == sorted(positions), "a server that forgets the order of keys goes by these"
+    jsonschema.validate(
+        parameters | {"candidates": {"bases": ["./other"], "methods": ["full"], "share": 0.5, "seeds": 1}}, schema
+    )
+
+
 def test_every_field_at_every_depth_defaults_to_what_the_recipe_says(form):
     schema, parameters = form
     found = list(shown(schema["properties"]["recipe"], parameters["recipe"]))
