@@ -155,7 +155,7 @@ def test_rows_without_windows_get_exactly_the_models_outputs(trained):
     loaded = TextClassification().load_model(str(model), meta).eval()
     expected = np.empty((len(table), 2), np.float32)
     with torch.inference_mode():
-        for rows in micro_batches(np.arange(len(table)), table.lengths, predict.PREDICT_TOKENS):
+        for rows in micro_batches(np.arange(len(table)), table.lengths, predict.PREDICT_TOKENS["cpu"]):
             batch = table.batch(rows)
             logits = loaded(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
             expected[rows] = logits.softmax(-1).numpy()
