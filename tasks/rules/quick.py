@@ -12,6 +12,7 @@ This module travels with every model; it imports nothing of ours.
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +106,8 @@ def attention(
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    short = query.shape[2] <= SHORT and query.shape == key.shape
-    causal = getattr(module, "is_causal", True) if more.get("is_causal") is None else more["is_causal"]
-    plain = not causal and more.get("position_bias") is None
-    known = attention_mask is None or attention_mask.dtype == torch.bool
-    if not (short and plain and known) or torch.is_grad_enabled() or torch.compiler.is_exporting():
+    asked_elsewhere = torch.is_grad_enabled() or torch.compiler.is_exporting()  # an export has rows of any width
+    if asked_elsewhere or not _plain(module, query, key, attention_mask, more):
         found: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **more
         )
@@ -118,6 +116,16 @@ def attention(
     if attention_mask is not None:
         scores.masked_fill_(~attention_mask, torch.finfo(scores.dtype).min)
     return torch.matmul(scores.softmax(-1), value).transpose(1, 2).contiguous(), None
+
+
+def _plain(
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, more: Mapping[str, Any]
+) -> bool:
+    """Whether plain products are the faster way to this attention, and a way that is known."""
+    causal = getattr(module, "is_causal", True) if more.get("is_causal") is None else more["is_causal"]
+    known = mask is None or mask.dtype == torch.bool
+    short = query.shape[2] <= SHORT and query.shape == key.shape
+    return short and known and not causal and more.get("position_bias") is None
 
 
 def _vendor() -> str:

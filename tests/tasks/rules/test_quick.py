@@ -156,3 +156,15 @@ def test_models_that_write_attend_as_they_did(config):
     model = auto.from_config(config(**{name: sizes[name] for name in sizes if hasattr(config(), name)}))
     before = model.config._attn_implementation
     assert quickened(model).config._attn_implementation == before
+
+
+def test_an_export_has_fused_attention_whatever_the_width(on_amd):
+    fast, free = quickened(encoder("bert")), torch.export.Dim.DYNAMIC
+    shapes = {name: {0: free, 1: free} for name in rows(8)}
+    with torch.no_grad():
+        program = torch.export.export(fast, (), rows(8), dynamic_shapes=shapes)
+        called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+        assert "aten.scaled_dot_product_attention.default" in called
+        for width in (4, 150):
+            found = program.module()(**rows(width)).logits
+            torch.testing.assert_close(found, fast(**rows(width)).logits, rtol=1e-5, atol=1e-6)
