@@ -97,7 +97,8 @@ def report_trials(recipe: str, trials: Sequence[Trial], most: int) -> None:
     """Put the trials of a search, as far as it has come, on Prefect's page of the run."""
     rows = [
         {
-            "trial": trial.number, "state": trial.state, "value": None if trial.value is None else round(trial.value, 4),
+            "trial": trial.number, "state": trial.state,
+            "value": None if trial.value is None else round(trial.value, 4),
             "reached": round(trial.reached, 2),
             "seconds": round(trial.seconds, 1), **{field: said(value) for field, value in trial.values.items()},
         }
