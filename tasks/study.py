@@ -284,13 +284,14 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
     import optuna
     from sqlalchemy.exc import IntegrityError, ProgrammingError
 
-    for left in reversed(range(ATTEMPTS)):
+    attempt = 1
+    while True:
         try:
             return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": _patience(url)})
         except (IntegrityError, ProgrammingError):
-            if not left:
+            if attempt == ATTEMPTS:
                 raise
-    raise AssertionError("at least one attempt")
+            attempt += 1
 
 
 def _patience(url: str) -> dict[str, Any]:

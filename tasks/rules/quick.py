@@ -29,18 +29,20 @@ BY_WIDTH = "hone_by_width"
 class Linear(torch.nn.Linear):
     """A layer that oneDNN computes where no gradient is wanted; else PyTorch's own."""
 
-    then = "none"
-    """What is computed of each output on the way: nothing, or "gelu"."""
+    activation = "none"
+    """What is computed of each output on the way: "none", or "gelu"."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  # as torch calls it
         """`[…, in_features]` to `[…, out_features]`."""
         known = torch.float32 == input.dtype == self.weight.dtype and input.device.type == "cpu"
         if known and not torch.is_grad_enabled() and not torch.compiler.is_exporting():
-            how = "none" if self.then == "gelu" else ""  # GELU as it is defined, not approximated by tanh
-            found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, self.then, [], how)
+            how = "none" if self.activation == "gelu" else ""  # GELU as it is defined, not approximated by tanh
+            found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+                input, self.weight, self.bias, self.activation, [], how
+            )
             return found
         plain = super().forward(input)
-        return torch.nn.functional.gelu(plain) if self.then == "gelu" else plain
+        return torch.nn.functional.gelu(plain) if self.activation == "gelu" else plain
 
 
 def quickened(model: torch.nn.Module) -> torch.nn.Module:
@@ -65,7 +67,7 @@ def _join_gelu(module: torch.nn.Module) -> None:
     """Have the layer compute the GELU that follows it, in a feed-forward block as BERT and its kin have it."""
     layer, activation = getattr(module, "dense", None), getattr(module, "intermediate_act_fn", None)
     if isinstance(layer, Linear) and getattr(activation, "act", None) is torch.nn.functional.gelu:
-        layer.then = "gelu"
+        layer.activation = "gelu"
         module.intermediate_act_fn = torch.nn.Identity()
 
 
@@ -106,8 +108,9 @@ def attention(
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    asked_elsewhere = torch.is_grad_enabled() or torch.compiler.is_exporting()  # an export has rows of any width
-    if asked_elsewhere or not _plain(module, query, key, attention_mask, more):
+    # Whether it is an export comes first: such has rows of any width, and asking for one would fix it.
+    fused = torch.compiler.is_exporting() or torch.is_grad_enabled()
+    if fused or not _plain(module, query, key, attention_mask, more):
         found: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **more
         )

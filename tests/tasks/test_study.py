@@ -113,6 +113,23 @@ def test_a_trial_of_another_machine_is_left_alone(home: Home, tmp_path: Path, mo
     assert asked_by(study(Home.open(tmp_path))).number == 1
 
 
+def test_a_trial_that_another_machine_took_in_between_is_not_run(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HONE_STUDIES", f"sqlite:///{tmp_path}/shared.db")
+    one = study(home)
+    monkeypatch.setenv("HONE_HOME", str(tmp_path / "other"))
+    other = study(Home.open(tmp_path))
+    monkeypatch.setattr(Study, "_begun", lambda _: 0)  # what both saw before either asked
+    assert asked_by(one).number == 0
+    assert other.next(1) is None
+    with sqlite3.connect(tmp_path / "shared.db") as database:
+        assert database.execute("select number, state from trials order by 1").fetchall() == [
+            (0, "RUNNING"),
+            (1, "FAIL"),
+        ]
+
+
 def test_an_interrupted_search_draws_on_as_it_would_have(home: Home, tmp_path: Path, monkeypatch: Any) -> None:
     def drawn(one: Study, several: int) -> list[Any]:
         found = []

@@ -121,7 +121,9 @@ def test_gelu_is_computed_with_the_layer_before_it(on_amd):
         fast(**rows(4))
     assert "aten::gelu" not in {event.key for event in seen.key_averages()}
     tanh = quickened(encoder("bert", hidden_act="gelu_new"))
-    assert {module.then for module in tanh.modules() if isinstance(module, Linear)} == {"none"}, "another function"
+    assert {module.activation for module in tanh.modules() if isinstance(module, Linear)} == {"none"}, (
+        "another function"
+    )
 
 
 def test_gradients_of_an_encoder_are_those_of_transformers(on_amd):
