@@ -52,9 +52,10 @@ def help_case(work: Path, times: int) -> Line:
     return {"seconds": seconds}
 
 
-def run_case(work: Path, how: str) -> Line:
+def run_case(work: Path, how: str, number: int) -> Line:
     """A run in a fresh home, one of another seed that computes all anew, and the same again, which finds all done."""
-    folder = work / f"run-{how.replace(' ', '-')}"
+    # A folder for each: MLflow keeps a database open by its name, and would go on reading one that was removed.
+    folder = work / f"run-{how.replace(' ', '-')}-{number}"
     shutil.rmtree(folder, ignore_errors=True)
     base = work / "base"
     if not base.exists():
@@ -118,7 +119,7 @@ def cases(helps: int, repetitions: int) -> Iterator[tuple[str, Callable[[Path], 
     yield f"help {helps}", lambda work: help_case(work, helps)
     for number in range(repetitions):
         for how in (EMBEDDED, BESIDE):
-            yield f"{how} {number}", partial(run_case, how=how)
+            yield f"{how} {number}", partial(run_case, how=how, number=number)
 
 
 def recorded(results: Path) -> list[Line]:

@@ -10,14 +10,24 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from schemas.errors import Fault, Mistake
+from tasks import process
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 EXIT_FAULT = 1
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
+
+
+def command() -> NoReturn:
+    """Run the command that this process was started for, and end it."""
+    codes: list[int] = []
+    process.end_at_once(codes)
+    process.begin()
+    codes.append(main())
+    sys.exit(codes[0])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -339,4 +349,4 @@ def _explain_fault(fault: Fault, *, as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

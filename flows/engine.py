@@ -23,6 +23,8 @@ QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
 """Nothing phones home, and no library draws over the terminal."""
+EMBEDDED = "HONE_EMBEDDED_PREFECT"
+"""Set by `flows.embedded` for this process and its children: the API's URL of a server that ends with the command."""
 LOGGING = {
     "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,tasks",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the terminal shows hone's own account of the run
@@ -42,18 +44,15 @@ def configure(home: Home, desk: DeskNote | None = None) -> None:
         settings |= {"PREFECT_API_URL": desk.prefect_api_url, "MLFLOW_TRACKING_URI": desk.mlflow_url}
         settings |= client_environment(os.environ.get(VARIABLE))
     elif not has_server():
-        settings |= {
-            "PREFECT_HOME": str(home.prefect),
-            "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
-            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        }
+        settings |= {"PREFECT_HOME": str(home.prefect)}
     for name, value in settings.items():
         os.environ.setdefault(name, value)
 
 
 def has_server() -> bool:
-    """Whether a Prefect server is configured; asked after `configure`, without importing Prefect."""
-    return bool(os.environ.get("PREFECT_API_URL")) or _profile_names_a_server()
+    """Whether a Prefect server outlives this command; asked after `configure`, without importing Prefect."""
+    url = os.environ.get("PREFECT_API_URL")
+    return url != os.environ.get(EMBEDDED) if url else _profile_names_a_server()
 
 
 def guard_embedded_server() -> None:

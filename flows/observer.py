@@ -38,10 +38,12 @@ class RunObserver(Observer):
 
     Attributes:
         run: Its MLflow run, from `record_in` on.
+        served: How many models will be asked as they serve, once there is a new one.
     """
 
     def __init__(self, home: Home, recipe: str, family: Family) -> None:
         self.run: Run | None = None
+        self.served = 1
         self._unrecorded: list[Outcome] = []
         for room in ROOMS:
             logging.getLogger(room).setLevel(logging.INFO)  # what Prefect shows of them on a run's page
@@ -70,7 +72,7 @@ class RunObserver(Observer):
         if self.run and stage in CHILD_STAGES:  # without a run nothing is trained
             children.warm(self._home.logs)
         if self.run and stage in VERIFIER_STAGES:
-            verifiers.warm(self._family)
+            verifiers.warm(self._family, self.served)
         if self._display:
             self._display.computing(stage)
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from prefect import State
+from prefect.context import SyncClientContext
 
-from flows.engine import guard_embedded_server
+from flows.engine import guard_embedded_server, has_server
 from flows.events import announce, publish_if_possible
 from flows.limits import stand_for_backlog
 from flows.observer import RunObserver
@@ -94,36 +95,39 @@ class PipelineContext(Context):
         self.run = Run.start(self.home, self.recipe, flow_run_id=self.flow_run_id, name=_flow_run_name(), tags=known)
         self.run_id = self.run.run_id
         self.observer.record_in(self.run)
+        if champion(self.home, self.recipe.model_name) is not None:
+            self.observer.served += 1
 
 
 @contextmanager
 def pipeline(recipe: Recipe, refresh: Stage | None) -> Iterator[PipelineContext]:
     """A pipeline's context. Its MLflow run, if it starts one, ends as it ends: FINISHED, FAILED, or KILLED."""
-    home = Home.open(Path.cwd())
-    guard_embedded_server()
-    prepare(home)
-    swept = sweep(home)
-    mark_crashed(swept)
-    replay_unsent(home)
-    stand_for_backlog()
-    context = PipelineContext(recipe, home, refresh, swept)
-    status: Status = "FAILED"
-    try:
-        yield context
-        status = "FINISHED"
-    except (KeyboardInterrupt, SystemExit, GeneratorExit):
-        status = "KILLED"
-        raise
-    except BaseException as error:
-        status = "FAILED" if isinstance(error, Exception) else "KILLED"
-        raise
-    finally:
-        verifiers.stop()
-        if status != "FINISHED":
-            children.stop()
-        if context.run is not None:
-            context.run.end(status)
-        publish_if_possible(home)
+    with SyncClientContext.get_or_create():  # else each stage makes a client, which reads all certificates first
+        home = Home.open(Path.cwd())
+        guard_embedded_server()
+        prepare(home)
+        swept = sweep(home)
+        mark_crashed(swept)
+        replay_unsent(home)
+        stand_for_backlog()
+        context = PipelineContext(recipe, home, refresh, swept)
+        status: Status = "FAILED"
+        try:
+            yield context
+            status = "FINISHED"
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            status = "KILLED"
+            raise
+        except BaseException as error:
+            status = "FAILED" if isinstance(error, Exception) else "KILLED"
+            raise
+        finally:
+            verifiers.stop()
+            if status != "FINISHED":
+                children.stop()
+            if context.run is not None:
+                context.run.end(status)
+            publish_if_possible(home)
 
 
 @contextmanager
@@ -362,5 +366,5 @@ def _flow_run_name() -> str | None:
 def _flow_run_url() -> str | None:
     from prefect.runtime import flow_run
 
-    url: str | None = flow_run.ui_url
+    url: str | None = flow_run.ui_url if has_server() else None
     return url

@@ -13,6 +13,7 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from flows.engine import has_server
 from schemas.comparison import Candidate
 from schemas.curve import Curve
 from schemas.found import FoundRecipe
@@ -158,6 +159,8 @@ def _next_step(summary: Summary, run: Run) -> str:
 
 def _promote_url() -> str | None:
     """The page that promotes by a form, where it is deployed."""
+    if not has_server():
+        return None
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
     from prefect.settings import get_current_settings

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from flows.embedded import embed_server
 from flows.engine import configure
 from schemas.errors import Problem, RecipeError
 from schemas.loading import load_recipe
@@ -18,6 +19,8 @@ from schemas.recipe import Recipe
 from schemas.records import Partial, Skipped, Summary
 from schemas.stages import STAGES, Stage
 from tasks.home import Home
+from tasks.stage import unwrapped
+from tasks.tracking import prepare
 
 Ended = Summary | Partial | Skipped
 Runs = Callable[..., Coroutine[Any, Any, Any]]
@@ -85,26 +88,36 @@ def watched(path: Path, recipe: Recipe, chosen: Callable[[], Runs], *asked: Any)
         chosen: Imports the flow: Prefect must not be imported before it is configured.
         asked: The flow's further parameters.
     """
-    configure(Home.open(path))
+    home = Home.open(path)
+    configure(home)
+    server = embed_server(home)
     from flows.terminal import Display, display
 
     shown = Display()
     display.set(shown)
     shown.say(f"{recipe.name}: {recipe.description}" if recipe.description else recipe.name)
     try:
-        return run_here(chosen(), recipe, *asked)
+        heed_signals()
+        if server is not None:
+            _prepare_meanwhile(home)
+        flow = chosen()
+        if server is not None:
+            server.wait()
+        threading.Thread(target=_import_rest, daemon=True).start()
+        return unwrapped(asyncio.run(flow(recipe, *asked)))
     finally:
         shown.stop()
 
 
-def run_here(flow: Runs, *asked: Any) -> Any:
-    """Run a flow in this process, with these parameters."""
-    from tasks.stage import unwrapped
+def _import_rest() -> None:
+    for name in ("mlflow", "schemas.frames"):
+        importlib.import_module(name)
 
-    # MLflow takes over a second to import; Prefect's embedded server takes longer to start, in a process of its own.
-    threading.Thread(target=_import_mlflow, daemon=True).start()
-    heed_signals()
-    return unwrapped(asyncio.run(flow(*asked)))
+
+def _prepare_meanwhile(home: Home) -> None:
+    """Do while Prefect's server starts what every run needs: MLflow takes a second to import, a database four."""
+    importlib.import_module("mlflow")
+    prepare(home)
 
 
 def heed_signals() -> None:
@@ -112,10 +125,6 @@ def heed_signals() -> None:
     # asyncio would turn the first Ctrl-C into a cancellation that nobody awaits.
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
-
-
-def _import_mlflow() -> None:
-    importlib.import_module("mlflow")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -580,26 +580,24 @@ def _fitting(card: str) -> str:
 
 
 class Verifiers:
-    """The verifier of this process: started while the model is still being measured, and used once."""
+    """The verifiers of this process: started while the model is still being measured, each used once."""
 
     def __init__(self) -> None:
-        self._verifier: Verifier | None = None
+        self._waiting: list[Verifier] = []
 
-    def warm(self, family: Family) -> None:
-        """Start one, unless one waits already."""
-        if self._verifier is None or not self._verifier.alive:
-            self._verifier = start_verifier(family)
+    def warm(self, family: Family, count: int = 1) -> None:
+        """Start as many as there should wait."""
+        self._waiting = [verifier for verifier in self._waiting if verifier.alive]
+        self._waiting += [start_verifier(family) for _ in range(count - len(self._waiting))]
 
     def take(self) -> Verifier | None:
-        """The one that waits, if any; whoever takes it closes it."""
-        taken, self._verifier = self._verifier, None
-        return taken
+        """One that waits, if any; whoever takes it closes it."""
+        return self._waiting.pop(0) if self._waiting else None
 
     def stop(self) -> None:
-        """Close the one that waits: there is nothing to verify."""
-        taken = self.take()
-        if taken is not None:
-            taken.close()
+        """Close those that wait: there is nothing to verify."""
+        while (waiting := self.take()) is not None:
+            waiting.close()
 
 
 verifiers = Verifiers()

@@ -19,7 +19,7 @@ from tasks.evaluate import read_meta
 from tasks.families import MEASURING, family_of
 from tasks.home import Home
 from tasks.predict_job import predict_in_child
-from tasks.register import as_collected, start_verifier
+from tasks.register import as_collected, start_verifier, verifiers
 from tasks.registry import Registered, files_of
 from tasks.tokenizer import Base
 from tasks.tokens_part import encode_file
@@ -67,7 +67,8 @@ def served_predictions(context: Context, raw: Artifact, sides: Artifact, version
 
     def ask(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         uri = f"models:/{version.name}/{version.version}"
-        return start_verifier(context.family).predict(context.home.mlflow_uri, uri, rows)
+        verifier = verifiers.take() or start_verifier(context.family)
+        return verifier.predict(context.home.mlflow_uri, uri, rows)
 
     def reread(rows: Path, folder: Path) -> Path:
         """By its own tokenizer and its own notes."""

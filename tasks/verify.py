@@ -10,6 +10,7 @@ Ends by itself when standard input closes, so it never outlives the process that
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -23,6 +24,7 @@ for room in ("flows", "tasks", "schemas"):
 
 def main() -> None:
     """Warm up, then do one job."""
+    gc.set_threshold(50_000, 20, 20)  # as `tasks.process` has it, which is not to be had here
     import mlflow
     import pandas as pd
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from schemas.errors import Mistake
-from tasks import stopping
+from tasks import process, stopping
 
 JOBS = {
     "plan": "tasks.probe:plan_training",
@@ -32,6 +32,7 @@ GIVE_UP = "give up"
 
 def main() -> None:
     """Serve jobs until standard input closes."""
+    process.begin()
     pipe = os.fdopen(int(sys.argv[1]), "w", buffering=1)
     jobs: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()
@@ -40,6 +41,7 @@ def main() -> None:
         pipe.write(json.dumps({"event": event, **values}) + "\n")
 
     importlib.import_module("tasks.learner")  # warm: every job needs torch, and waiting for the first one is free
+    process.settle()
     while True:
         asked = jobs.get()
         stopping.given_up.clear()  # it was for the job before

@@ -54,11 +54,11 @@ def test_a_finished_case_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Mo
     ran: list[Any] = []
     monkeypatch.setattr(orchestration, "conditions", lambda libraries: CONDITIONS)
     monkeypatch.setattr(orchestration, "help_case", lambda work, times: ran.append(times) or {"seconds": [0.1]})
-    monkeypatch.setattr(orchestration, "run_case", lambda work, how: ran.append(how) or {})
+    monkeypatch.setattr(orchestration, "run_case", lambda work, how, number: ran.append((how, number)) or {})
     results = tmp_path / "results" / "orchestration.jsonl"
     orchestration.run_cases(orchestration.cases(10, 1), tmp_path / "work", results)
     orchestration.run_cases(orchestration.cases(10, 2), tmp_path / "work", results)
-    assert ran == [10, EMBEDDED, BESIDE, EMBEDDED, BESIDE]
+    assert ran == [10, (EMBEDDED, 0), (BESIDE, 0), (EMBEDDED, 1), (BESIDE, 1)]
     assert [json.loads(line)["case"] for line in results.read_text().splitlines()] == [
         "help 10", "embedded 0", "beside servers 0", "embedded 1", "beside servers 1",
     ]  # fmt: skip

@@ -262,7 +262,7 @@ def test_without_servers_everything_is_embedded_and_deleting_the_home_resets_it(
     process = hone.start("run", "recipe.yaml", *LONG, "--json")
     hone.until(process, r"train: step [1-9]\d\d of")
     orphans = family_tree(process)
-    assert any("uvicorn" in p.cmdline() for p in orphans)
+    assert any("flows.embedded" in p.cmdline() for p in orphans)
     process.kill()
     process.wait()
     assert gone_within(orphans, 15)

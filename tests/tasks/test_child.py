@@ -52,6 +52,22 @@ def test_a_users_mistake_crosses_the_border_whole(child, spec):
     assert child.alive
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [({}, "10000"), ({"OMP_WAIT_POLICY": "passive"}, None), ({"GOMP_SPINCOUNT": "5"}, "5")],
+)
+def test_threads_that_wait_leave_the_processor_to_others_unless_told_otherwise(given, found, tmp_path, monkeypatch):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    started = Child(tmp_path / "child.log")
+    try:
+        assert psutil.Process(started.pid).environ().get("GOMP_SPINCOUNT") == found
+    finally:
+        started.stop()
+
+
 def test_a_failure_is_a_fault_that_shows_the_childs_last_words(child, spec):
     with pytest.raises(ChildDied, match="FileNotFoundError"):
         child.run("plan", spec | {"tokens": "/no/such/folder"})

@@ -150,6 +150,29 @@ def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(register, "start_verifier", lambda family: SimpleNamespace(alive=True, close=lambda: ""))
 
 
+def test_as_many_verifiers_wait_as_are_wanted_and_each_is_used_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[SimpleNamespace] = []
+
+    def start(family: Any) -> SimpleNamespace:
+        started.append(SimpleNamespace(alive=True, close=lambda: ended.append(1)))
+        return started[-1]
+
+    ended: list[int] = []
+    monkeypatch.setattr(register, "start_verifier", start)
+    verifiers = register.Verifiers()
+    assert verifiers.take() is None
+    verifiers.warm(FAMILY, 2)
+    verifiers.warm(FAMILY, 2)
+    assert len(started) == 2
+    assert [verifiers.take(), verifiers.take(), verifiers.take()] == [*started, None]
+    verifiers.warm(FAMILY)
+    started[-1].alive = False
+    verifiers.warm(FAMILY)
+    assert len(started) == 4
+    verifiers.stop()
+    assert (len(ended), verifiers.take()) == (1, None)
+
+
 def manual(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"registry": recipe.registry.model_copy(update={"promote": "manual"})})
 
