@@ -18,7 +18,7 @@ from schemas.stages import STAGES, Stage
 from tasks.digests import write_atomically
 from tasks.families import Family, family_of
 from tasks.home import Home
-from tasks.keys import key_of, stage_key
+from tasks.keys import key_of, remember_code, stage_key
 from tasks.stopping import GivenUp
 from tasks.store import Manifest, Store
 
@@ -79,6 +79,7 @@ class Context:
         self.orchestrated = orchestrated
         self.started_from: str | None = None
         self._compute_again: dict[tuple[str, str], Callable[[], Manifest]] = {}
+        remember_code(home)
 
     def start_from(self, version: str) -> None:
         """Let a registered version learn on, named as `models:/<name>/<version>`, in place of the base model."""

@@ -10,7 +10,9 @@ import ast
 import hashlib
 import importlib.util
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import version
@@ -18,6 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+
+from tasks.digests import write_atomically
+from tasks.home import Home
 
 ROOMS = ("tasks", "schemas")
 
@@ -65,6 +70,11 @@ def stage_key(
     return key_of(ingredients), ingredients
 
 
+def remember_code(home: Home) -> None:
+    """Keep what is read of modules in the home's cache, and read again only those that have changed."""
+    _memory.open(home.digests / "code.json")
+
+
 def key_of(ingredients: Mapping[str, Any]) -> str:
     """The key that these ingredients make."""
     canonical = json.dumps(ingredients, sort_keys=True, ensure_ascii=False, allow_nan=False)
@@ -89,6 +99,7 @@ def code_digest(*modules: str, apart_from: tuple[str, ...] = ()) -> str:
         digest, imported = _module_digest(_source_path(name), name)
         found[name] = digest
         waiting += [other for other in imported if other not in ignored]
+    _memory.save()
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -113,12 +124,61 @@ def _spec(module: str) -> ModuleSpec | None:
 
 @cache
 def _module_digest(path: Path, module: str) -> tuple[str, tuple[str, ...]]:
+    """Digest of a module's meaning, and what it imports of ours."""
+    digest, named = _memory.find(path) or _memory.keep(path, *_read(path, module))
+    return digest, tuple(name for name in named if _is_module(name))
+
+
+def _read(path: Path, module: str) -> tuple[str, list[str]]:
     tree = ast.parse(path.read_bytes())
-    imported = tuple(sorted(_imports(tree, module)))
+    named = sorted(_named(tree, module))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             _strip_docstring(node)
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imported
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), named
+
+
+class _Memory:
+    """What was read of modules before, by size and modification time: reading all of them takes a quarter second."""
+
+    def __init__(self) -> None:
+        self._file: Path | None = None
+        self._known: dict[str, dict[str, Any]] = {}
+        self._news = False
+
+    def open(self, file: Path) -> None:
+        """Remember what a file holds, and what is read from now on."""
+        if file == self._file:
+            return
+        self._file, self._known = file, {}
+        with suppress(OSError, ValueError):  # before the first time
+            found = json.loads(file.read_text())
+            self._known = found["modules"] if found["python"] == sys.version else {}
+
+    def find(self, path: Path) -> tuple[str, list[str]] | None:
+        """Digest and names of a module that has not changed since."""
+        known = self._known.get(str(path))
+        return (known["digest"], known["named"]) if known and known["stamp"] == _stamp(path) else None
+
+    def keep(self, path: Path, digest: str, named: list[str]) -> tuple[str, list[str]]:
+        """Remember them; returns them."""
+        self._known[str(path)] = {"stamp": _stamp(path), "digest": digest, "named": named}
+        self._news = True
+        return digest, named
+
+    def save(self) -> None:
+        """Write what is new, where a file is open."""
+        if self._news and self._file is not None:
+            write_atomically(self._file, json.dumps({"python": sys.version, "modules": dict(self._known)}))
+            self._news = False
+
+
+_memory = _Memory()
+
+
+def _stamp(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
 
 
 def _strip_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:
@@ -129,8 +189,8 @@ def _strip_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.Asy
     ]
 
 
-def _imports(tree: ast.Module, module: str) -> set[str]:
-    """Modules of ours, or of the module's own package, that it imports when it runs, in functions included."""
+def _named(tree: ast.Module, module: str) -> set[str]:
+    """What it imports of ours or of its own package when it runs, in functions included: modules, and names in them."""
     own = module.split(".", 1)[0]
     found: set[str] = set()
     for node in _running(tree):
@@ -144,7 +204,7 @@ def _imports(tree: ast.Module, module: str) -> set[str]:
         else:
             continue
         for name in candidates:
-            if name.split(".", 1)[0] in {*ROOMS, own} and _is_module(name):
+            if name.split(".", 1)[0] in {*ROOMS, own}:
                 found.add(name)
     return found
 

@@ -8,6 +8,7 @@ import pytest
 
 from schemas.data import Clean
 from tasks import keys
+from tasks.home import Home
 
 
 @pytest.fixture
@@ -37,6 +38,43 @@ def test_code_changed_in_a_helpers_helper_changes_the_key(package):
     folder, digest = package
     before = digest()
     (folder / "deep.py").write_text("def rule(x):\n    return x + 1\n")
+    assert digest() != before
+
+
+def test_what_was_read_is_remembered_until_a_file_changes(package, tmp_path, monkeypatch):
+    folder, digest = package
+    unremembered = digest()
+    read = []
+    really = keys._read
+    monkeypatch.setattr(keys, "_read", lambda path, module: read.append(path.stem) or really(path, module))
+    home = Home(tmp_path / "home")
+    monkeypatch.setattr(keys, "_memory", keys._Memory())
+    keys.remember_code(home)
+    assert digest() == unremembered
+    assert set(read) >= {"stage", "helper", "deep"}
+    for _ in range(2):  # another process, which finds the file
+        read.clear()
+        monkeypatch.setattr(keys, "_memory", keys._Memory())
+        keys.remember_code(home)
+        assert digest() == unremembered
+        assert read == []
+    (folder / "deep.py").write_text("def rule(x):\n    return x + 1\n")
+    assert digest() != unremembered
+    assert read == ["deep"]
+    (home.digests / "code.json").write_text('{"torn')
+    monkeypatch.setattr(keys, "_memory", keys._Memory())
+    keys.remember_code(home)
+    assert digest() != unremembered
+    assert "stage" in read
+
+
+def test_a_module_that_appears_is_followed_though_its_importer_is_remembered(package, tmp_path, monkeypatch):
+    folder, digest = package
+    (folder / "helper.py").write_text("from stagecode import soon\n\n\ndef rule(x):\n    return x\n")
+    monkeypatch.setattr(keys, "_memory", keys._Memory())
+    keys.remember_code(Home(tmp_path / "home"))
+    before = digest()
+    (folder / "soon.py").write_text("VALUE = 1\n")
     assert digest() != before
 
 
