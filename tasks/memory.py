@@ -136,9 +136,11 @@ def _kept(
     seen: dict[tuple[int, str], torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.layout == torch.strided and _place(tensor) not in weights:
-            seen[_place(tensor)] = tensor
-        return tensor
+        # A tensor kept as it is holds the graph that holds it, which nobody would ever free.
+        kept = tensor.detach()
+        if kept.layout == torch.strided and _place(kept) not in weights:
+            seen[_place(kept)] = kept
+        return kept
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         forward(batch)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from types import SimpleNamespace
 
 import pytest
@@ -43,6 +44,17 @@ def test_what_a_row_keeps_is_told_from_two_lengths():
     assert found.per_token == pytest.approx(2 * 5 * 4)
     assert found.per_pair == pytest.approx(4)
     assert found.of_row(100) == pytest.approx(40 * 100 + 4 * 100**2)
+
+
+def test_counting_leaves_nothing_behind():
+    def alive():
+        gc.collect()
+        return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+
+    counted(8, 20)
+    before = alive()
+    counted(8, 20)
+    assert alive() == before
 
 
 def test_activations_made_anew_leave_what_goes_into_each_layer_and_one_of_them():
