@@ -110,6 +110,7 @@ def watched(path: Path, recipe: Recipe, chosen: Callable[[], Runs], *asked: Any)
 
 
 def _import_rest() -> None:
+    """Import what stages need, while the flow waits for Prefect's answers; nothing where it is imported already."""
     for name in ("mlflow", "schemas.frames"):
         importlib.import_module(name)
 

@@ -1,7 +1,7 @@
 """What training will need of memory, counted before the first step on a few short rows.
 
 What the backward pass keeps is counted tensor by tensor, not measured, so that two machines of one kind decide alike.
-Does not know of holes in the heap, nor of what other programs take.
+Does not know of what other programs take.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ RUNTIME_BYTES = 700 << 20
 """Of the process, libraries and all, before there is a model."""
 OPTIMISER_BYTES = {"adamw": 8.0, "adafactor": 0.1, "muon": 4.5, "adamw-8bit": 2.0}
 """State of an optimiser for each parameter that learns, beside the gradient's 4 bytes."""
+HOLES = {"cpu": 1.5}
+"""What the backward pass keeps takes so many times its bytes: a heap that holds tensors of many sizes has holes between
+them. Of a language model on two cores, measured: docs/llm.md."""
 FLOAT32_BYTES = 4
 GIB = 2.0**30
 
@@ -39,6 +42,7 @@ class Footprint:
         fixed: Kept for a backward pass whatever its rows: weights in other precisions.
         per_token, per_pair: Kept for it of a row of w tokens: w times the one and w squared times the other.
         layers, hidden: Of the model, for what is kept where a layer's activations are made anew.
+        holes: See `HOLES`.
     """
 
     weights: int
@@ -48,6 +52,7 @@ class Footprint:
     per_pair: float
     layers: int
     hidden: int
+    holes: float = 1.0
 
     def of_row(self, width: int, *, remade: bool = False) -> float:
         """What a row of so many tokens keeps.
@@ -63,8 +68,12 @@ class Footprint:
 
     def needed(self, rows: float, width: int, *, remade: bool = False) -> float:
         """All of it, at the worst moment: a micro-batch, or when the saved model is loaded beside the learnt one."""
-        passing = self.fixed + rows * self.of_row(width, remade=remade)
+        passing = self.passing(rows, width, remade=remade)
         return RUNTIME_BYTES + self.weights + self.learning + max(passing, self.weights)
+
+    def passing(self, rows: float, width: int, *, remade: bool = False) -> float:
+        """What a micro-batch keeps for its backward pass."""
+        return self.holes * (self.fixed + rows * self.of_row(width, remade=remade))
 
 
 def footprint(
@@ -97,6 +106,7 @@ def footprint(
         per_pair=per_pair,
         layers=int(getattr(text, "num_hidden_layers", 1)),
         hidden=int(getattr(text, "hidden_size", 0)),
+        holes=HOLES.get(next(model.parameters()).device.type, 1.0),
     )
 
 

@@ -251,7 +251,7 @@ def _width(table: TokenTable, row: int) -> int:
 
 def _too_large(job: Job, plan: Plan, counted: Footprint, longest: int, estimate: float) -> Problem:
     """What would be needed, and what to change, the largest part first."""
-    activations = counted.fixed + counted.of_row(longest, remade=plan.activation_checkpointing)
+    activations = counted.passing(1, longest, remade=plan.activation_checkpointing)
     parts = {
         f"weights {counted.weights / GIB:.1f}": (counted.weights, "a smaller model"),
         f"gradients and optimiser {counted.learning / GIB:.1f}": (

@@ -10,8 +10,8 @@ import sys
 
 YOUNG_OBJECTS = 50_000
 """New objects between two collections; Python's 700 have it look through what is imported again and again."""
-
 PYTHONS = gc.get_threshold()
+"""What Python collects by, unless told otherwise."""
 
 
 def begin() -> None:

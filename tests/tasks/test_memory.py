@@ -69,6 +69,12 @@ def test_the_worst_moment_may_be_when_the_saved_model_is_loaded():
     assert kept.needed(10, 10) - memory.RUNTIME_BYTES == 1000 + 100 + 50 + 1000
 
 
+def test_what_is_kept_takes_more_where_the_heap_has_holes():
+    kept = Footprint(weights=1000, learning=100, fixed=50, per_token=10.0, per_pair=0.0, layers=1, hidden=1, holes=1.5)
+    assert kept.needed(20, 10) - memory.RUNTIME_BYTES == 1000 + 100 + 1.5 * (50 + 20 * 100)
+    assert counted(8, 20).holes == memory.HOLES["cpu"] > 1
+
+
 def test_parameters_are_counted_from_the_headers_of_files(tmp_path):
     base = tiny_decoder(tmp_path)
     from transformers import AutoModelForCausalLM
