@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from tasks.chi_square import independence, tail
-
 if TYPE_CHECKING:
     import numpy as np
 
@@ -116,12 +114,13 @@ def compare(before: Profile, after: Profile) -> list[Finding]:
 def label_shift(what: str, before: Mapping[str, int], after: Mapping[str, int]) -> Finding:
     """Total variation between the shares of labels, its chance by Pearson's chi-square."""
     import numpy as np
+    from scipy.stats import chi2_contingency
 
     names = sorted({*before, *after})
     counts = np.array([[side.get(name, 0) for name in names] for side in (before, after)])
     counts = counts[:, counts.sum(0) > 0]
-    p = independence(counts) if counts.shape[1] > 1 and counts.sum(1).all() else 1.0
-    return Finding(what, "total variation", total_variation(*counts.tolist()), p)
+    p = chi2_contingency(counts, correction=False).pvalue if counts.shape[1] > 1 and counts.sum(1).all() else 1.0
+    return Finding(what, "total variation", total_variation(*counts.tolist()), float(p))
 
 
 def length_shift(before: Sequence[int], after: Sequence[int]) -> list[Finding]:
@@ -132,18 +131,21 @@ def length_shift(before: Sequence[int], after: Sequence[int]) -> list[Finding]:
     """
     import numpy as np
     from scipy.special import kolmogorov
+    from scipy.stats import chi2
 
     tenths = in_tenths(before, after)
     n, m = sum(before), sum(after)
     index, distance = stability_index(*tenths), kolmogorov_smirnov(before, after)
     return [
-        Finding("lengths", "population stability index", index, _tail(index / (1 / n + 1 / m), len(tenths[0]))),
+        Finding("lengths", "population stability index", index, _tail(chi2, index / (1 / n + 1 / m), len(tenths[0]))),
         Finding("lengths", "Kolmogorov-Smirnov", distance, float(kolmogorov(distance * np.sqrt(n * m / (n + m))))),
     ]
 
 
 def word_shift(before: Mapping[str, int], after: Mapping[str, int]) -> Finding:
     """Jensen-Shannon distance over the words most frequent in both together, its chance by the likelihood ratio."""
+    from scipy.stats import chi2
+
     old, new = (sum(words.values()) for words in (before, after))
     shares = {word: before.get(word, 0) / old + after.get(word, 0) / new for word in {*before, *after}}
     names = sorted(shares, key=lambda word: (-shares[word], word))[:COMPARED_WORDS]
@@ -151,7 +153,7 @@ def word_shift(before: Mapping[str, int], after: Mapping[str, int]) -> Finding:
     distance = jensen_shannon(p, q)
     # 8 times the divergence, in nats, is about the chi-square statistic of two samples of one distribution.
     statistic = 8 * distance**2 * 0.6931471805599453 / (1 / max(1, sum(p)) + 1 / max(1, sum(q)))
-    return Finding("vocabulary", "Jensen-Shannon distance", distance, _tail(statistic, len(names)))
+    return Finding("vocabulary", "Jensen-Shannon distance", distance, _tail(chi2, statistic, len(names)))
 
 
 def words_that_gained(before: Profile, after: Profile, most: int) -> list[tuple[str, float, float]]:
@@ -213,5 +215,5 @@ def _shares(counts: Sequence[int]) -> np.ndarray[Any, Any]:
     return shares
 
 
-def _tail(statistic: float, categories: int) -> float:
-    return tail(statistic, categories - 1) if categories > 1 else 1.0
+def _tail(chi2: Any, statistic: float, categories: int) -> float:
+    return float(chi2.sf(statistic, categories - 1)) if categories > 1 else 1.0

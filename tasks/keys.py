@@ -125,7 +125,8 @@ def _spec(module: str) -> ModuleSpec | None:
 @cache
 def _module_digest(path: Path, module: str) -> tuple[str, tuple[str, ...]]:
     """Digest of a module's meaning, and what it imports of ours."""
-    digest, named = _memory.find(path) or _memory.keep(path, *_read(path, module))
+    stamp = _stamp(path)  # before it is read: a change in between makes it be read again
+    digest, named = _memory.find(path, stamp) or _memory.keep(path, stamp, *_read(path, module))
     return digest, tuple(name for name in named if _is_module(name))
 
 
@@ -155,14 +156,14 @@ class _Memory:
             found = json.loads(file.read_text())
             self._known = found["modules"] if found["python"] == sys.version else {}
 
-    def find(self, path: Path) -> tuple[str, list[str]] | None:
+    def find(self, path: Path, stamp: list[int]) -> tuple[str, list[str]] | None:
         """Digest and names of a module that has not changed since."""
         known = self._known.get(str(path))
-        return (known["digest"], known["named"]) if known and known["stamp"] == _stamp(path) else None
+        return (known["digest"], known["named"]) if known and known["stamp"] == stamp else None
 
-    def keep(self, path: Path, digest: str, named: list[str]) -> tuple[str, list[str]]:
+    def keep(self, path: Path, stamp: list[int], digest: str, named: list[str]) -> tuple[str, list[str]]:
         """Remember them; returns them."""
-        self._known[str(path)] = {"stamp": _stamp(path), "digest": digest, "named": named}
+        self._known[str(path)] = {"stamp": stamp, "digest": digest, "named": named}
         self._news = True
         return digest, named
 

@@ -8,7 +8,6 @@ from math import ceil, sqrt
 
 from schemas.data import Split
 from schemas.errors import DataError, Problem
-from tasks.chi_square import independence
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +31,7 @@ def label_shift(labels: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, 
         this side against the others.
     """
     import numpy as np
+    from scipy.stats import chi2_contingency
 
     names = sorted({name for counts in labels.values() for name in counts})
     if len(names) < 2:
@@ -42,8 +42,8 @@ def label_shift(labels: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, 
     for side, counts in table.items():
         if 0 < counts.sum() < whole.sum():
             largest = np.abs(counts / counts.sum() - whole / whole.sum()).max()
-            p = independence([counts, whole - counts])
-            shifts[side] = {"largest": float(largest), "p": p}
+            p = chi2_contingency([counts, whole - counts], correction=False).pvalue
+            shifts[side] = {"largest": float(largest), "p": float(p)}
     return shifts
 
 

@@ -68,6 +68,23 @@ def test_what_was_read_is_remembered_until_a_file_changes(package, tmp_path, mon
     assert "stage" in read
 
 
+def test_a_module_that_changes_while_it_is_read_is_read_again(package, tmp_path, monkeypatch):
+    folder, digest = package
+    really = keys._read
+
+    def read(path, module):
+        found = really(path, module)
+        if path.stem == "deep":
+            path.write_text("def rule(x):\n    return x + 1\n")
+        return found
+
+    monkeypatch.setattr(keys, "_read", read)
+    monkeypatch.setattr(keys, "_memory", keys._Memory())
+    keys.remember_code(Home(tmp_path / "home"))
+    before = digest()
+    assert digest() != before
+
+
 def test_a_module_that_appears_is_followed_though_its_importer_is_remembered(package, tmp_path, monkeypatch):
     folder, digest = package
     (folder / "helper.py").write_text("from stagecode import soon\n\n\ndef rule(x):\n    return x\n")
