@@ -22,7 +22,7 @@ from pathlib import Path
 
 from flows import access
 from flows.engine import QUIET
-from flows.guard import start_guard
+from flows.guard import start_guard, tell
 from schemas.errors import EnvironmentMistake, Fault, Problem
 from tasks.desk_note import DeskNote
 from tasks.home import Home
@@ -326,9 +326,7 @@ class Desk:
                 start_new_session=True,  # Ctrl-C is for this process, which ends them in order
             )
         part.started, part.not_before = time.monotonic(), 0.0
-        assert self._guard.stdin is not None
-        self._guard.stdin.write(f"{part.rank} {part.process.pid}\n".encode())
-        self._guard.stdin.flush()
+        tell(self._guard, part.process.pid, part.rank)
 
     def _log(self, part: Part) -> Path:
         return self.home.logs / f"{part.name}.log"

@@ -14,7 +14,7 @@ import subprocess
 import sys
 
 from flows.engine import EMBEDDED, has_server
-from flows.guard import start_guard
+from flows.guard import start_guard, tell
 from schemas.errors import Fault
 from tasks import process
 from tasks.home import Home
@@ -55,9 +55,7 @@ class EmbeddedServer:
                 start_new_session=True,  # Ctrl-C is for this process, which has something to tell it still
             )
         self._guard = start_guard()
-        assert self._guard.stdin is not None
-        self._guard.stdin.write(f"0 {self._process.pid}\n".encode())
-        self._guard.stdin.flush()
+        tell(self._guard, self._process.pid)
         # Registered before Prefect is imported, so it runs after Prefect has sent its last logs and events.
         atexit.register(self.stop)
 

@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 
 from flows.access import VARIABLE, client_environment
-from flows.guard import start_guard
+from flows.guard import start_guard, tell
 from tasks.desk_note import DeskNote, running_desk
 from tasks.home import Home
 
@@ -62,9 +62,8 @@ def guard_embedded_server() -> None:
     servers = [p.pid for p in psutil.Process().children() if "uvicorn" in p.cmdline()]
     if servers and not _guards:
         guard = start_guard()
-        assert guard.stdin is not None
-        guard.stdin.write("".join(f"0 {pid}\n" for pid in servers).encode())
-        guard.stdin.flush()
+        for pid in servers:
+            tell(guard, pid)
         _guards.append(guard)  # nobody waits for it: it ends when the kernel closes its pipe
 
 

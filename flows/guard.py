@@ -28,6 +28,13 @@ def start_guard() -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-I", "-S", __file__], stdin=subprocess.PIPE, start_new_session=True)
 
 
+def tell(guard: subprocess.Popen[bytes], pid: int, rank: int = 0) -> None:
+    """Have a guard end a process, too."""
+    assert guard.stdin is not None
+    guard.stdin.write(f"{rank} {pid}\n".encode())
+    guard.stdin.flush()
+
+
 @dataclass(frozen=True)
 class Guarded:
     """A process to end.

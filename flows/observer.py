@@ -9,18 +9,21 @@ from typing import Any
 from uuid import UUID
 
 from flows.terminal import display, gist
+from schemas.recipe import Recipe
 from schemas.records import Artifact, Outcome
 from tasks.child import children
 from tasks.context import Observer
-from tasks.families import Family
+from tasks.families import family_of
 from tasks.home import Home
 from tasks.register import verifiers
+from tasks.registry import champion
 from tasks.tracking import Run
 
 log = logging.getLogger(__name__)
 
 VERIFIER_STAGES = {"baseline", "evaluate"}
-"""When one of these is computed, a new model will be verified; fitting baselines leaves a core for its imports."""
+"""When one of these is computed, a new model will be verified, and a champion asked; meanwhile the processes that do
+this import what they need: fitting baselines leaves them a core."""
 ROOMS = ("flows", "tasks")
 PREFECT_SECONDS = 2.0
 """Least time between two updates of Prefect's progress artifact."""
@@ -33,23 +36,19 @@ class RunObserver(Observer):
 
     Args:
         home: Where it happens.
-        recipe: Name of the recipe.
-        family: Its task family.
+        recipe: What it carries out.
 
     Attributes:
         run: Its MLflow run, from `record_in` on.
-        served: How many models will be asked as they serve, once there is a new one.
     """
 
-    def __init__(self, home: Home, recipe: str, family: Family) -> None:
+    def __init__(self, home: Home, recipe: Recipe) -> None:
         self.run: Run | None = None
-        self.served = 1
         self._unrecorded: list[Outcome] = []
         for room in ROOMS:
             logging.getLogger(room).setLevel(logging.INFO)  # what Prefect shows of them on a run's page
         self._home = home
         self._recipe = recipe
-        self._family = family
         self._display = display.get()
         self._progress: UUID | None = None
         self._last_update = 0.0
@@ -72,7 +71,8 @@ class RunObserver(Observer):
         if self.run and stage in CHILD_STAGES:  # without a run nothing is trained
             children.warm(self._home.logs)
         if self.run and stage in VERIFIER_STAGES:
-            verifiers.warm(self._family, self.served)
+            asked = 1 if champion(self._home, self._recipe.model_name) is None else 2
+            verifiers.warm(family_of(self._recipe.task), asked)
         if self._display:
             self._display.computing(stage)
 
@@ -104,7 +104,7 @@ class RunObserver(Observer):
         self._last_update = now
         share = 100 * event["step"] / event["steps"]
         try:
-            self._progress = _show_progress(self._progress, share, self._recipe)
+            self._progress = _show_progress(self._progress, share, self._recipe.name)
         except Exception as error:  # noqa: BLE001  a picture of the training must not end the training
             log.warning("Prefect's progress artifact was not updated: %s", error)
 

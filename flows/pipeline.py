@@ -35,7 +35,6 @@ from schemas.stages import Stage
 from tasks.attempts import remember, said
 from tasks.child import children
 from tasks.context import Context
-from tasks.families import family_of
 from tasks.home import Home
 from tasks.model_card import lineage_of
 from tasks.onnx_job import require
@@ -65,7 +64,7 @@ class PipelineContext(Context):
     observer: RunObserver
 
     def __init__(self, recipe: Recipe, home: Home, refresh: Stage | None, swept: Sequence[Entry]) -> None:
-        observer = RunObserver(home, recipe.name, family_of(recipe.task))
+        observer = RunObserver(home, recipe)
         super().__init__(
             recipe,
             home,
@@ -95,8 +94,6 @@ class PipelineContext(Context):
         self.run = Run.start(self.home, self.recipe, flow_run_id=self.flow_run_id, name=_flow_run_name(), tags=known)
         self.run_id = self.run.run_id
         self.observer.record_in(self.run)
-        if champion(self.home, self.recipe.model_name) is not None:
-            self.observer.served += 1
 
 
 @contextmanager

@@ -19,7 +19,6 @@ from schemas.recipe import Recipe
 from schemas.records import Artifact
 from schemas.stages import STAGES, Stage
 from tasks import onnx_job
-from tasks.families.text_classification import TextClassification
 from tasks.home import Home
 from tasks.start import Start
 from tests.prepared import version
@@ -118,11 +117,11 @@ class Recorded:
 
 
 def test_a_run_tells_of_what_happened_before_it_and_links_what_a_run_made(
-    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    home: Home, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     warmed: list[Path] = []
     monkeypatch.setattr(observer.children, "warm", warmed.append)
-    watching, run = RunObserver(home, "tiny", TextClassification()), Recorded()
+    watching, run = RunObserver(home, recipe), Recorded()
     watching.computing("collect")
     watching.finished(artifact("collect", key="rows", summary={"rows": 10}))
     assert warmed == []

@@ -69,7 +69,7 @@ def test_what_was_read_is_remembered_until_a_file_changes(package, tmp_path, mon
 
 
 def test_a_module_that_changes_while_it_is_read_is_read_again(package, tmp_path, monkeypatch):
-    folder, digest = package
+    _, digest = package
     really = keys._read
 
     def read(path, module):
