@@ -42,9 +42,10 @@ class TokenTable:
     """
 
     def __init__(self, path: Path, pad_token_id: int) -> None:
-        from datasets import Dataset
+        import pyarrow as pa
 
-        table = Dataset.from_file(str(path)).data.table
+        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
+            table = stream.read_all()
         self.ids = table.column("id")
         self.lengths: Ints = table.column("length").to_numpy()
         self.longest = int(self.lengths.max()) if len(self.lengths) else 0

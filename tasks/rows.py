@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -48,7 +49,7 @@ def count(files: Sequence[Path]) -> int:
 
 
 class Writer:
-    """Writes frames to one Parquet file, each as a row group, when they come.
+    """Writes frames to one Parquet file, each as a row group, when they come: one is written while the next is made.
 
     Args:
         path: The file.
@@ -64,6 +65,8 @@ class Writer:
         self._path = path
         self.schema = schema
         self._writer: Any = None
+        self._thread = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
 
     def write(self, frame: pl.DataFrame) -> None:
         """Append `frame`; its columns and types are those of the frames before it."""
@@ -76,8 +79,14 @@ class Writer:
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._path, table.schema, compression=COMPRESSION)
         if frame.height:
-            self._writer.write_table(table, row_group_size=frame.height)
+            self._wait()
+            self._pending = self._thread.submit(self._writer.write_table, table, row_group_size=frame.height)
             self.rows += frame.height
+
+    def _wait(self) -> None:
+        """Until the last frame is written, or to say why it is not."""
+        if self._pending is not None:
+            self._pending.result()
 
     def __enter__(self) -> Self:
         return self
@@ -89,5 +98,10 @@ class Writer:
 
         if self._writer is None and self.schema is not None and kind is None:
             self.write(pl.DataFrame(schema=self.schema))
-        if self._writer is not None:
-            self._writer.close()
+        try:
+            if kind is None:
+                self._wait()
+        finally:
+            self._thread.shutdown()
+            if self._writer is not None:
+                self._writer.close()

@@ -20,6 +20,7 @@ from schemas.data import HashSplit, OfficialSplit, Split, TimeSplit
 from schemas.errors import DataError, Problem
 from schemas.records import Artifact
 from tasks.context import Context
+from tasks.digests import fingerprints
 from tasks.families import MEASURING, family_of
 from tasks.labels import Labelled
 from tasks.near_duplicates import NOWHERE, REASONS, TEST, TRAIN, VALIDATION, Findings, Rows, find
@@ -122,9 +123,9 @@ def deal(split: Split, paths: Sequence[Path], text_column: str, taught: Sequence
     dealt: list[npt.NDArray[np.uint8]] = []
     for batch in batches(paths, wanted):
         rows = batch.with_columns(normalised(pl.col(text_column)).alias(LIKENESS))
-        keys.append(digests(rows[LIKENESS]))
+        keys.append(fingerprints(rows[LIKENESS]))
         ranks.append(digests(rows["id"]))
-        targets.append(digests(rows.select(pl.concat_str(taught, separator="\0")).to_series()))
+        targets.append(fingerprints(rows.select(pl.concat_str(taught, separator="\0")).to_series()))
         match split:
             case HashSplit():
                 sides.append(_codes(hash_sides(rows, split.version, _bounds(split))))

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from schemas.errors import Problem, RecipeError
-from tasks.word_cache import WordCache, splits_at_spaces
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from tokenizers import Tokenizer
+
+    from tasks.word_cache import WordCache
 
 OFFSET_BY_PADDING = frozenset({"camembert", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"})
 """Architectures that number positions from after the padding token's id: they read that many tokens fewer."""
@@ -83,6 +85,8 @@ class BaseTokenizer:
 
     @cached_property
     def _words(self) -> WordCache | None:
+        from tasks.word_cache import WordCache, splits_at_spaces
+
         return WordCache(self.backend) if splits_at_spaces(self.backend) else None
 
     @cached_property
@@ -90,11 +94,14 @@ class BaseTokenizer:
         """Special tokens around a text."""
         return int(self.backend.num_special_tokens_to_add(is_pair=False))
 
-    def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, special tokens included, uncut."""
+    def ids(self, texts: Sequence[str]) -> pa.ListArray:
+        """Token ids of each text, int32, special tokens included, uncut."""
+        import pyarrow as pa
+
         if self._words is not None:
             return self._words.ids(texts)
-        return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts))]
+        encoded = self.backend.encode_batch_fast(list(texts))
+        return pa.array([encoding.ids for encoding in encoded], pa.list_(pa.int32()))
 
     def bare_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, uncut, without special tokens but those in the text."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-BATCH_ROWS, BATCH_BYTES = 2_000, 1 << 21
+BATCH_ROWS, BATCH_BYTES = 10_000, 1 << 21
 """Most rows, and about how much text, encoded at once: it takes some forty times the memory of the text."""
 TOKENS = "tokens.arrow"
 FURTHER = -1
@@ -130,7 +130,8 @@ def encode_rows(family: Family, meta: Meta, tokenizer: BaseTokenizer, rows: pl.D
     of_row = np.repeat(np.arange(len(pieces)), pieces)
     uncut = np.full(len(of_row), FURTHER, np.int32)
     uncut[np.cumsum(pieces) - pieces] = encoded.uncut
-    tokens = pa.array(encoded.input_ids, pa.list_(pa.int32()))
+    given = encoded.input_ids
+    tokens = given if isinstance(given, pa.ListArray) else pa.array(given, pa.list_(pa.int32()))
     return pa.RecordBatch.from_pydict(
         {
             "id": pa.array(rows["id"].gather(of_row).to_list(), pa.string()),

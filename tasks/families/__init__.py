@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tasks.rules.writing import Answer
     from tasks.tokenizer import Base, BaseTokenizer
 
+    Ints = np.ndarray[Any, np.dtype[np.integer[Any]]]
+
 DRAWING = (
     "tasks.baselines", "tasks.calibration", "tasks.classification_report", "tasks.entity_baselines",
     "tasks.label_set_baselines", "tasks.plots", "tasks.tfidf", "tasks.value_baselines", "tasks.value_plots",
@@ -63,9 +65,9 @@ class Encoded:
             and text is kept for `Family.predictions`, not for the model.
     """
 
-    input_ids: Sequence[Sequence[int]]
-    pieces: Sequence[int]
-    uncut: Sequence[int]
+    input_ids: Sequence[Sequence[int]] | pa.ListArray
+    pieces: Sequence[int] | Ints
+    uncut: Sequence[int] | Ints
     columns: Mapping[str, pa.Array]
 
 

@@ -207,7 +207,7 @@ def _apart(
     texts: Sequence[str], targets: Sequence[str], meta: Meta, tokenizer: BaseTokenizer
 ) -> tuple[list[list[int]], list[int], list[list[int]]]:
     """What an encoder reads, how long it was before the cut, and what the decoder is to write."""
-    from tasks.encoding import encode_texts
+    from tasks.encoding import bounded_ids
     from tasks.languages import refuse_unnamed
     from tasks.rules.writing import framed
 
@@ -215,8 +215,8 @@ def _apart(
     told = meta.get("languages")
     if not told:
         refuse_unnamed(tokenizer)
-        read = encode_texts(given, [0] * len(given), meta, tokenizer)
-        return [list(ids) for ids in read.input_ids], list(read.uncut), tokenizer.cut_ids(targets, most)
+        read, _, uncut = bounded_ids(given, meta, tokenizer)
+        return read.to_pylist(), uncut.tolist(), tokenizer.cut_ids(targets, most)
     alone, around = tokenizer.bare_ids(given), sum(map(len, told["read"]))
     cut = [framed(ids, told["read"], meta["max_seq_length"]) for ids in alone]
     wanted = [framed(ids, told["written"], most) for ids in tokenizer.bare_ids(targets)]

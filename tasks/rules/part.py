@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from schemas.base import TaskSection
 from schemas.data import Clean
+from tasks.digests import fingerprints
 from tasks.families import Family, family_of
 from tasks.rows import Writer, batches
 from tasks.rules import language, moments, redaction, targets
@@ -290,9 +291,9 @@ def keys(family: Family, rows: pl.DataFrame) -> list[pl.Series]:
     place = [column for column in ("split", *others) if column in rows.columns and column not in family.target_columns]
     content = sorted(column for column in rows.columns if column not in {"source", "row"})
     digested = {
-        "id_key": digests(rows["id"]),
-        "text_key": digests(_joined(rows.with_columns(comparable(rows[first])), [first, *place])),
-        "target_key": digests(_joined(rows, family.target_columns)),
+        "id_key": fingerprints(rows["id"]),
+        "text_key": fingerprints(_joined(rows.with_columns(comparable(rows[first])), [first, *place])),
+        "target_key": fingerprints(_joined(rows, family.target_columns)),
         "rank": digests(_joined(rows, content)),
     }
     return [pl.Series(name, values) for name, values in digested.items()]
@@ -300,10 +301,12 @@ def keys(family: Family, rows: pl.DataFrame) -> list[pl.Series]:
 
 def comparable(texts: pl.Series) -> pl.Series:
     """What two texts have in common when they differ in case and white space alone."""
-    import polars as pl
-
-    folded = [None if text is None else " ".join(text.casefold().split()) for text in texts]
-    return pl.Series(texts.name, folded, dtype=pl.String)
+    # For printable ASCII with single spaces, most of what there is, lower case is all of it, and Polars' is faster.
+    other = texts.str.contains(r"[^ -~]|  |^ | $").fill_null(value=False)
+    folded = texts.str.to_lowercase()
+    if not other.any():
+        return folded
+    return folded.scatter(other.arg_true(), [" ".join(text.casefold().split()) for text in texts.filter(other)])
 
 
 def digests(values: pl.Series) -> np.ndarray[Any, Any]:

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -27,7 +28,7 @@ from tasks.context import Context
 from tasks.families.text_classification import TextClassificationTask
 from tasks.home import Home
 from tasks.rows import files
-from tasks.rules import part
+from tasks.rules import part, several
 
 TASK = TextClassificationTask()
 LENIENT = Clean(max_quarantined=1.0)
@@ -405,18 +406,42 @@ def test_the_same_rows_give_the_same_files(tmp_path):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / "out" / name).read_bytes()
 
 
-def test_digests_never_change():
+def test_ranks_never_change():
     """They decide which of equal rows stays: another digest would keep other rows."""
     frame = raw_frame([("One  good thing", "pos")], split=["train"])
-    digested = {
-        "id_key": "r000",
-        "text_key": "text=14:one good thingsplit=5:train",
-        "target_key": "label=3:pos",
-        "rank": "id=4:r000label=3:possplit=5:traintext=15:One  good thing",
-    }
-    for series in part.keys(part.family_of(TASK), frame):
-        digest = hashlib.blake2b(digested[series.name].encode(), digest_size=8).digest()
-        assert series[0] == int.from_bytes(digest, "little")
+    rank = next(series for series in part.keys(part.family_of(TASK), frame) if series.name == "rank")
+    digest = hashlib.blake2b(b"id=4:r000label=3:possplit=5:traintext=15:One  good thing", digest_size=8).digest()
+    assert rank[0] == int.from_bytes(digest, "little")
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=1, max_size=40), st.integers(0, 2**32), st.booleans())
+def test_of_the_other_keys_only_what_is_equal_decides(rows, seed, own_ids):
+    """They are a hash of Polars', which another version may change."""
+    rng = np.random.default_rng(seed)
+    ranks = rng.permutation(len(rows)).astype(np.uint64)
+
+    def judged(names: np.ndarray) -> tuple[list[int], list[int]]:
+        ids, texts, targets = (names[list(column)] for column in zip(*rows, strict=True))
+        keys = several.Keys(ids, texts, targets, ranks)
+        reason = several.judge(keys, own_ids=own_ids, contradictions=True, duplicates=True)
+        return reason.tolist(), several.numbers(keys, reason).tolist()
+
+    others = rng.integers(2**63, size=4, dtype=np.uint64)
+    assert judged(others) == judged(np.arange(4, dtype=np.uint64))
+
+
+def test_texts_are_the_same_in_any_case_and_white_space_and_apart_by_side_and_target():
+    texts = ["One  good\tthing", " one GOOD thing", "one good thing", "Straße", "STRASSE", "one good thin g"]
+    frame = raw_frame([(text, "pos") for text in texts])
+    found = {series.name: series.to_list() for series in part.keys(part.family_of(TASK), frame)}
+    one, same, plain, street, capitals, other = found["text_key"]
+    assert one == same == plain != other
+    assert street == capitals != one
+    assert len(set(found["target_key"])) == 1
+    assert len(set(found["id_key"])) == len(texts)
+    apart = raw_frame([("one good thing", "pos"), ("one good thing", "neg")], split=["train", "test"])
+    found = {series.name: series.to_list() for series in part.keys(part.family_of(TASK), apart)}
+    assert all(len(set(found[name])) == 2 for name in ("text_key", "target_key"))
 
 
 @pytest.fixture

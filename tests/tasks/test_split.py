@@ -388,9 +388,12 @@ def test_shift_is_the_chi_square_of_a_side_against_the_others():
     found = label_shift({"train": {"a": 60, "b": 40}, "validation": {"a": 10, "b": 10}, "test": {"b": 30}})
     # By hand for test: 70 a and 80 b among 150; a side of 30 without an a. n(ad - bc)² / products of the margins.
     square = 150 * (0 * 50 - 30 * 70) ** 2 / (30 * 120 * 70 * 80)
-    from scipy.stats import chi2
+    from scipy.stats import chi2, chi2_contingency
 
     assert found["test"] == {"largest": pytest.approx(70 / 150), "p": pytest.approx(chi2.sf(square, 1))}
+    others = {"train": {"a": 50, "b": 30, "c": 20}, "validation": {"a": 5, "c": 1}, "test": {"a": 8, "b": 9, "c": 3}}
+    whole = chi2_contingency([[8, 9, 3], [55, 30, 21]], correction=False)
+    assert label_shift(others)["test"]["p"] == pytest.approx(whole.pvalue)
     assert label_shift({"train": {}, "validation": {}, "test": {}}) == {}
 
 
