@@ -315,6 +315,7 @@ BENCHMARK = Benchmark(
     title="Fine-tuning an encoder, side by side",
     introduction="MiniLM-L6 (22.7M parameters) learns the demo's tweets by `deployments/sentiment.yaml`: full "
     "fine-tuning, 64 rows a step, the same token ids for all.",
+    in_child=("hone", "hone, dropout"),
 )
 
 

@@ -223,6 +223,7 @@ BENCHMARK = Benchmark(
     title="Predicting, side by side",
     introduction="MiniLM-L6, trained by `deployments/sentiment.yaml` for so many steps, says the sentiment of so many "
     "tweets in float32, from text to label.",
+    in_child=("hone, batch",),
 )
 
 

@@ -332,6 +332,7 @@ BENCHMARK = Benchmark(
     title="Instruction tuning with LoRA, side by side",
     introduction="SmolLM2-135M learns conversations by `deployments/assistant.yaml`: LoRA of rank 16 on all linear "
     "layers, 32 rows a step, the same token ids and labels for all.",
+    in_child=("hone",),
 )
 
 

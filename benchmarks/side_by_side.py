@@ -29,6 +29,7 @@ import numpy as np
 from benchmarks.preparation import conditions
 from schemas.loading import load_recipe
 from tasks.base_model import base_model
+from tasks.child import environment
 from tasks.clean import clean
 from tasks.collect import collect
 from tasks.context import Context
@@ -47,7 +48,6 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # as hone's own child process has it
 }
@@ -76,6 +76,7 @@ class Benchmark:
         page: The lines of the same settings as Markdown, below a heading of their own.
         title: Of the page.
         introduction: What was done, for the page.
+        in_child: Contestants that hone's child process does, in whose environment they are measured.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Benchmark:
     page: Callable[[Sequence[Line]], str]
     title: str
     introduction: str
+    in_child: Sequence[str] = ()
 
     @property
     def module(self) -> str:
@@ -170,9 +172,10 @@ def _in_own_process(benchmark: Benchmark, case: Case, work: Path) -> Line:
         subprocess.CalledProcessError: It failed; what it complained of went to standard error.
     """
     command = [sys.executable, "-P", "-m", benchmark.module, "--work", str(work), "--here", json.dumps(case)]
+    around = environment() if case.get("contestant") in benchmark.in_child else os.environ
     child = subprocess.run(
         command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT,
-        env={**ENVIRONMENT, **os.environ, "PYTHONPATH": str(ROOT)},
+        env={**ENVIRONMENT, **around, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     found: Line = json.loads(child.stdout.splitlines()[-1])
     return found

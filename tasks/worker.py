@@ -14,6 +14,7 @@ from typing import Any
 
 from schemas.errors import Mistake
 from tasks import process, stopping
+from tasks.machine import release_free_memory
 
 JOBS = {
     "plan": "tasks.probe:plan_training",
@@ -58,6 +59,7 @@ def main() -> None:
         except Exception as error:  # noqa: BLE001  the border of the process: the parent decides what it means
             traceback.print_exc()
             emit("failed", error=f"{type(error).__name__}: {error}", out_of_memory=_is_out_of_memory(error))
+        release_free_memory()
 
 
 def _function(module: str, function: str) -> Callable[..., Any]:

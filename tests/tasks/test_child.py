@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextvars
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -14,9 +15,9 @@ import pytest
 
 from schemas.errors import ChildDied, Mistake, OutOfMemory
 from tasks import child as child_module
-from tasks.child import Child, Children
+from tasks.child import Child, Children, environment
 from tasks.learner import last_whole_checkpoint
-from tasks.machine import slot, slots
+from tasks.machine import main_memory, slot, slots
 from tasks.stopping import GivenUp, Stopped
 from tests.learning import job_spec, tiny_encoder, token_files
 
@@ -70,6 +71,37 @@ def test_threads_that_wait_leave_the_processor_to_others_unless_told_otherwise(g
         assert environment.get("GOMP_SPINCOUNT") == found
     finally:
         started.stop()
+
+
+def test_freed_memory_is_kept_unless_told_otherwise(monkeypatch):
+    for name in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"):
+        monkeypatch.delenv(name, raising=False)
+    assert environment()["MALLOC_MMAP_MAX_"] == "0"
+    assert int(environment()["MALLOC_TRIM_THRESHOLD_"]) > main_memory()  # never by itself
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "65536")
+    assert environment()["MALLOC_MMAP_MAX_"] == "65536"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps memory as it likes")
+def test_a_large_tensor_is_kept_when_it_is_freed_and_goes_back_when_asked():
+    code = """
+import gc, psutil, torch
+from tasks.machine import release_free_memory
+held = lambda: psutil.Process().memory_info().rss >> 20
+before = held()
+several = [torch.ones(64 << 18) for _ in range(4)]
+del several
+gc.collect()
+kept = held() - before
+release_free_memory()
+print(kept, held() - before)
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), stdout=subprocess.PIPE, text=True, check=True
+    )
+    kept, left = map(int, found.stdout.split())
+    assert kept > 200
+    assert left < 60
 
 
 def test_a_failure_is_a_fault_that_shows_the_childs_last_words(child, spec):
