@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from rich.console import Console, Group
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -24,6 +25,8 @@ from tasks.space import said
 Metrics = Mapping[str, float]
 """Name → value; `<name>_low` and `<name>_high` are the ends of its interval."""
 ROOMS = ("flows", "tasks")
+MARGIN = 2
+"""Empty columns on either side of what ends a run."""
 PLAIN_EVERY = 0.1
 """Share of the training between two lines where the output is not a terminal."""
 
@@ -206,7 +209,7 @@ def print_summary(summary: Summary) -> None:
     console.print()
     console.print(Padding(Group(*_headline(summary)), (0, 2)))
     console.print(Padding(_metrics_table(summary.metrics, summary.baselines, summary.metric), (1, 2, 0, 2)))
-    console.print(Padding(_gate_table(summary.gate.checks), (1, 2, 0, 2)))
+    console.print(Padding(_gate_table(summary.gate.checks, console), (1, 2, 0, 2)))
     console.print(Padding(Group(*_footer(summary)), (1, 2)))
 
 
@@ -232,7 +235,8 @@ def print_metrics(metrics: Metrics, baselines: Mapping[str, Metrics], decides: s
 
 def print_checks(checks: Sequence[Check]) -> None:
     """What a gate asked, and what it found."""
-    Console(highlight=False).print(Padding(_gate_table(checks), (1, 2)))
+    console = Console(highlight=False)
+    console.print(Padding(_gate_table(checks, console), (1, 2)))
 
 
 def _headline(summary: Summary) -> list[Text]:
@@ -264,18 +268,30 @@ def _metrics_table(metrics: Metrics, baselines: Mapping[str, Metrics], decides: 
     return table
 
 
-def _gate_table(checks: Sequence[Check]) -> Table:
+def _gate_table(checks: Sequence[Check], console: Console) -> Table:
+    """A line for each check; where the terminal is too narrow for that, what was found below what was asked."""
+    marked = [Text.assemble(Text(*MARKS[check.outcome]), check.name) for check in checks]
+    wide = _table_of("gate", "rule", "found")
+    for name, check in zip(marked, checks, strict=True):
+        wide.add_row(name, check.rule, check.found)
+    if Measurement.get(console, console.options, wide).maximum + 2 * MARGIN <= console.width:
+        return wide
+    narrow = _table_of("gate", "rule, and what was found")
+    for name, check in zip(marked, checks, strict=True):
+        narrow.add_row(name, Text.assemble(check.rule, "\n", (check.found, "dim")))
+    return narrow
+
+
+def _table_of(*columns: str) -> Table:
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
-    for column in ("gate", "rule", "found"):
+    for column in columns:
         table.add_column(column)
-    for check in checks:
-        table.add_row(Text.assemble(Text(*MARKS[check.outcome]), check.name), check.rule, check.found)
     return table
 
 
 def _footer(summary: Summary) -> list[Text]:
     spent = sorted((s for s in summary.stages if not s.cached), key=lambda s: -s.seconds)
-    where = ", ".join(f"{s.name} {s.seconds:.1f} s" for s in spent[:4] if s.seconds >= 0.1) or "everything was cached"
+    where = ", ".join(f"{s.name} {s.seconds:.1f}" for s in spent[:4] if s.seconds >= 0.1) or "everything was cached"
     lines = [Text(f"{summary.seconds:.1f} s in all: {where}", style="dim")]
     if summary.started_from:
         rows = summary.rows
@@ -287,6 +303,7 @@ def _footer(summary: Summary) -> list[Text]:
             f"{count:,} {reason}" for reason, count in sorted(quarantined.items(), key=lambda i: -i[1])[:4]
         )
         lines.append(Text(f"{sum(quarantined.values()):,} rows quarantined: {reasons}", style="dim"))
-    lines.append(Text(f"MLflow run {summary.mlflow_url or summary.mlflow_run_id}", style="dim"))
+    run = summary.mlflow_url or f"{summary.mlflow_run_id}; to see it in a browser: hone up"
+    lines.append(Text(f"MLflow run {run}", style="dim"))
     lines.append(Text(f'Use it: mlflow.pyfunc.load_model("models:/{summary.model.name}/{summary.model.version}")'))
     return lines
