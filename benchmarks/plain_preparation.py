@@ -1,7 +1,7 @@
 """Preparing data: hone beside a plain script of pandas and datasets, on the same CSV file.
 
-    python -m benchmarks.plain_preparation                       # 10,000 and 100,000 rows, three rounds
-    python -m benchmarks.plain_preparation --rows 1000000 --rounds 1
+    python -m benchmarks.plain_preparation                       # 10,000 to a million rows, three rounds
+    python -m benchmarks.plain_preparation --rows 10000 --rounds 1
     python -m benchmarks.plain_preparation --report
 
 Everyone reads a CSV file, takes markup out of its texts, drops exact duplicates, deals the rows to train, validation
@@ -39,7 +39,7 @@ from tasks.tokenize import tokenize
 if TYPE_CHECKING:
     import polars as pl
 
-ROWS = (10_000, 100_000)
+ROWS = (10_000, 100_000, 1_000_000)
 MAX_SEQ_LENGTH = 128
 HELD_OUT = 0.1
 """Share of validation, and of test."""
