@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import signal
-import threading
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from types import FrameType
@@ -18,6 +17,7 @@ from schemas.loading import load_recipe
 from schemas.recipe import Recipe
 from schemas.records import Partial, Skipped, Summary
 from schemas.stages import STAGES, Stage
+from tasks import process
 from tasks.home import Home
 from tasks.stage import unwrapped
 from tasks.tracking import prepare
@@ -103,16 +103,10 @@ def watched(path: Path, recipe: Recipe, chosen: Callable[[], Runs], *asked: Any)
         flow = chosen()
         if server is not None:
             server.wait()
-        threading.Thread(target=_import_rest, daemon=True).start()
+        process.import_meanwhile("mlflow", "schemas.frames")  # while the flow waits for Prefect's answers
         return unwrapped(asyncio.run(flow(recipe, *asked)))
     finally:
         shown.stop()
-
-
-def _import_rest() -> None:
-    """Import what stages need, while the flow waits for Prefect's answers; nothing where it is imported already."""
-    for name in ("mlflow", "schemas.frames"):
-        importlib.import_module(name)
 
 
 def _prepare_meanwhile(home: Home) -> None:

@@ -6,6 +6,8 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
+from pathlib import Path
+from shutil import which
 from typing import Any
 
 from rich.console import Console, Group
@@ -207,17 +209,17 @@ def print_summary(summary: Summary) -> None:
     """The end of a run, as a person enjoys reading it."""
     console = Console(highlight=False)
     console.print()
-    console.print(Padding(Group(*_headline(summary)), (0, 2)))
-    console.print(Padding(_metrics_table(summary.metrics, summary.baselines, summary.metric), (1, 2, 0, 2)))
-    console.print(Padding(_gate_table(summary.gate.checks, console), (1, 2, 0, 2)))
-    console.print(Padding(Group(*_footer(summary)), (1, 2)))
+    console.print(Padding(Group(*_headline(summary)), (0, MARGIN)))
+    console.print(Padding(_metrics_table(summary.metrics, summary.baselines, summary.metric), (1, MARGIN, 0, MARGIN)))
+    console.print(Padding(_gate_table(summary.gate.checks, console), (1, MARGIN, 0, MARGIN)))
+    console.print(Padding(Group(*_footer(summary)), (1, MARGIN)))
 
 
 def print_partial(partial: Partial) -> None:
     """The end of a run that stopped after a stage; what the stages found is above it already."""
     run = f"; MLflow run {partial.mlflow_url or partial.mlflow_run_id}" if partial.mlflow_run_id else ""
     line = f"stopped after {partial.until}, {partial.seconds:.1f} s in all{run}"
-    Console(highlight=False).print(Padding(Text(line, style="dim"), (1, 2)))
+    Console(highlight=False).print(Padding(Text(line, style="dim"), (1, MARGIN)))
 
 
 def print_verdict(what: str, decision: Decision, rows_needed: int | None) -> None:
@@ -225,18 +227,18 @@ def print_verdict(what: str, decision: Decision, rows_needed: int | None) -> Non
     word, style = VERDICTS[decision]
     needed = f"; about {rows_needed:,} would decide" if rows_needed else ""
     line = Text.assemble((what, "bold"), (f"  {word}{needed}", style))
-    Console(highlight=False).print(Padding(line, (1, 2, 0, 2)))
+    Console(highlight=False).print(Padding(line, (1, MARGIN, 0, MARGIN)))
 
 
 def print_metrics(metrics: Metrics, baselines: Mapping[str, Metrics], decides: str) -> None:
     """The metrics with their intervals, beside the baselines'."""
-    Console(highlight=False).print(Padding(_metrics_table(metrics, baselines, decides), (1, 2, 0, 2)))
+    Console(highlight=False).print(Padding(_metrics_table(metrics, baselines, decides), (1, MARGIN, 0, MARGIN)))
 
 
 def print_checks(checks: Sequence[Check]) -> None:
     """What a gate asked, and what it found."""
     console = Console(highlight=False)
-    console.print(Padding(_gate_table(checks, console), (1, 2)))
+    console.print(Padding(_gate_table(checks, console), (1, MARGIN)))
 
 
 def _headline(summary: Summary) -> list[Text]:
@@ -303,7 +305,13 @@ def _footer(summary: Summary) -> list[Text]:
             f"{count:,} {reason}" for reason, count in sorted(quarantined.items(), key=lambda i: -i[1])[:4]
         )
         lines.append(Text(f"{sum(quarantined.values()):,} rows quarantined: {reasons}", style="dim"))
-    run = summary.mlflow_url or f"{summary.mlflow_run_id}; to see it in a browser: hone up"
+    run = summary.mlflow_url or f"{summary.mlflow_run_id}; to see it in a browser: {_command()} up"
     lines.append(Text(f"MLflow run {run}", style="dim"))
     lines.append(Text(f'Use it: mlflow.pyfunc.load_model("models:/{summary.model.name}/{summary.model.version}")'))
     return lines
+
+
+def _command() -> str:
+    """How this program is called here: by its path, as it was, where no shell finds its name."""
+    called = Path(sys.argv[0])
+    return str(called) if called.name == "hone" and which("hone") is None else "hone"

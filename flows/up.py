@@ -5,11 +5,9 @@ Starts what is missing, deploys the recipes, says where everything is, and looks
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +19,7 @@ from flows.run import heed_signals
 from schemas.errors import EnvironmentMistake, Mistake, Problem
 from schemas.loading import find_recipes, load_recipe
 from schemas.recipe import Recipe
+from tasks import process
 from tasks.desk_note import DeskNote, running_desk
 from tasks.home import Home
 
@@ -95,13 +94,8 @@ def _start(desk: Desk, home: Home, note: DeskNote) -> None:
     prepare(home)
     desk.start_mlflow(webhook_environment(home))
     configure(home, note)  # from here on this process uses them, too
-    threading.Thread(target=_import_clients, daemon=True).start()
+    process.import_meanwhile("prefect", "mlflow")
     desk.wait_healthy("prefect")
-
-
-def _import_clients() -> None:
-    for client in ("prefect", "mlflow"):
-        importlib.import_module(client)
 
 
 def _stop(desk: Desk) -> None:

@@ -6,27 +6,14 @@ import hashlib
 import json
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from tasks.home import Home
-
-if TYPE_CHECKING:
-    import numpy as np
-    import polars as pl
 
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def fingerprints(texts: pl.Series) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """64 bits by which texts are told apart, `[texts]`; the same only where the version of Polars is, so not to be kept
-    under a key that does not have it. Nine times as fast as a digest of each.
-    """
-    found: np.ndarray[Any, np.dtype[np.uint64]] = texts.hash().to_numpy()
-    return found
 
 
 def content_digest(path: Path, home: Home) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import logging
 import os
 import sys
+import threading
 
 YOUNG_OBJECTS = 50_000
 """New objects between two collections; Python's 700 have it look through what is imported again and again."""
@@ -17,6 +19,16 @@ PYTHONS = gc.get_threshold()
 def begin() -> None:
     """Collect garbage more rarely: imports of a command take three quarters of the time."""
     gc.set_threshold(YOUNG_OBJECTS, 20, 20)
+
+
+def import_meanwhile(*modules: str) -> None:
+    """Import modules in a thread, while this one waits; nothing where they are imported already."""
+
+    def one_by_one() -> None:
+        for module in modules:
+            importlib.import_module(module)
+
+    threading.Thread(target=one_by_one, daemon=True).start()
 
 
 def settle() -> None:

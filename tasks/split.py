@@ -20,11 +20,11 @@ from schemas.data import HashSplit, OfficialSplit, Split, TimeSplit
 from schemas.errors import DataError, Problem
 from schemas.records import Artifact
 from tasks.context import Context
-from tasks.digests import fingerprints
 from tasks.families import MEASURING, family_of
 from tasks.labels import Labelled
 from tasks.near_duplicates import NOWHERE, REASONS, TEST, TRAIN, VALIDATION, Findings, Rows, find
 from tasks.rows import BATCH_ROWS, Writer, batches, files
+from tasks.rules.several import fingerprints
 from tasks.signatures import Signatures, digests, normalised, signature_part
 from tasks.split_checks import label_shift, refuse_unusable, smallest_visible_difference, warn
 from tasks.stage import stage_task

